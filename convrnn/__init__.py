@@ -1,0 +1,30 @@
+"""Convolution and recurrence for NumPy arrays, forward and backward, in C.
+
+Letters, the same in code, documentation and benchmarks: N batch, C in-channels, K out-channels, D H W image, KD KH KW
+kernel, OD OH OW output, T time, I input size, H hidden size. A gradient is d + the tensor: dx, dw, db, dy. What forward
+keeps for backward is the cache.
+
+Array functions stand in `conv` and `pool`, layers around them in `layers`, and the formulas they compute, in loops, in
+`reference`.
+"""
+
+from . import losses, optimizers
+from ._version import __version__
+from .conv import (conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward, conv_algorithm,
+                   conv_output_shape, conv_transpose1d, conv_transpose1d_backward, conv_transpose2d,
+                   conv_transpose2d_backward, conv_transpose3d, conv_transpose3d_backward)
+from .layers import (AvgPool2d, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, Flatten, Linear, MaxPool2d,
+                     ReLU, Sequential, Sigmoid, Tanh)
+from .pool import (avg_pool1d, avg_pool1d_backward, avg_pool2d, avg_pool2d_backward, max_pool1d, max_pool1d_backward,
+                   max_pool2d, max_pool2d_backward)
+from .runtime import get_include, get_num_threads, isa, num_threads, set_num_threads, show_config
+
+__all__ = [
+    "AvgPool2d", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "Flatten", "Linear", "MaxPool2d",
+    "ReLU", "Sequential", "Sigmoid", "Tanh", "__version__", "avg_pool1d", "avg_pool1d_backward", "avg_pool2d",
+    "avg_pool2d_backward", "conv1d", "conv1d_backward", "conv2d", "conv2d_backward", "conv3d", "conv3d_backward",
+    "conv_algorithm", "conv_output_shape", "conv_transpose1d", "conv_transpose1d_backward", "conv_transpose2d",
+    "conv_transpose2d_backward", "conv_transpose3d", "conv_transpose3d_backward", "get_include", "get_num_threads",
+    "isa", "losses", "max_pool1d", "max_pool1d_backward", "max_pool2d", "max_pool2d_backward", "num_threads",
+    "optimizers", "set_num_threads", "show_config",
+]

@@ -1,0 +1,182 @@
+"""What every function does with its arguments: arrays, numbers per axis, padding, layouts.
+
+Each function here takes the name of an argument and says, where it is wrong, what was given and what was expected.
+"""
+
+import operator
+
+import numpy as np
+
+from . import _core
+
+LAYOUTS = ("channels_last", "channels_first")
+PADDINGS = ("valid", "same", "same_lower", "full", "causal")
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_LARGEST = 2**63 - 1
+
+
+def as_array(name, value, dtype=None):
+    """value as an aligned array of float32 or float64 (or of dtype), a copy only where it has to be one.
+
+    Takes anything with ``__array__``, the buffer protocol or DLPack on the CPU.
+    """
+    array = value
+    if type(array) is not np.ndarray:
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            array = np.from_dlpack(value)
+        else:
+            array = np.asarray(value)
+    if array.dtype not in _FLOATS or not array.dtype.isnative:
+        raise TypeError(f"{name} must be float32 or float64, in the byte order of the machine, got {array.dtype}"
+                        f"{'' if array.dtype.isnative else ' of the other byte order'}")
+    if dtype is not None and array.dtype != dtype:
+        raise TypeError(f"{name} must have the dtype of the other arrays, {dtype}, got {array.dtype}")
+    if not array.flags.aligned or any(stride % array.itemsize for stride in array.strides):
+        array = array.copy()
+    return array
+
+
+def as_vector(name, value, size, dtype):
+    """value as a contiguous array of shape (size,), or None."""
+    if value is None:
+        return None
+    array = as_array(name, value, dtype)
+    if array.shape != (size,):
+        raise ValueError(f"{name} must have shape ({size},), got {array.shape}")
+    return np.ascontiguousarray(array)
+
+
+def as_output(out, shape, dtype, inputs):
+    """A new array, or out if it can take the result: shape, dtype, C-contiguous, writable, no part of an input."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
+    if out.dtype != dtype or not out.dtype.isnative:
+        raise ValueError(f"out must have dtype {dtype}, got {out.dtype}")
+    if out.shape != tuple(shape):
+        raise ValueError(f"out must have shape {tuple(shape)}, got {out.shape}")
+    if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
+        raise ValueError("out must be C-contiguous, aligned and writable")
+    for array in inputs:
+        if array is not None and np.shares_memory(out, array):
+            raise ValueError("out must not overlap an input")
+    return out.view(np.ndarray)
+
+
+def integer(name, value, low):
+    """value as an int in [low, 2**63)."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
+    if not low <= number <= _LARGEST:
+        raise ValueError(f"{name} must be at least {low} and less than 2**63, got {number}")
+    return number
+
+
+def per_axis(name, value, rank):
+    """An int >= 1 for each of rank axes, from one int or a sequence of them."""
+    if type(value) is int and 0 < value <= _LARGEST:
+        return (value,) * rank
+    if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) == 1:
+        if len(value) != rank:
+            raise ValueError(f"{name} must be one int or {rank} of them, one per axis, got {value!r}")
+        return tuple(integer(name, item, 1) for item in value)
+    return (integer(name, value, 1),) * rank
+
+
+def choice(name, value, choices):
+    """choices[value], or a ValueError that lists them."""
+    try:
+        return choices[value]
+    except (KeyError, TypeError):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}") from None
+
+
+def channels_first(layout):
+    """Whether layout is "channels_first"; a ValueError if it is neither."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be 'channels_last' or 'channels_first', got {layout!r}")
+    return layout == "channels_first"
+
+
+def explicit_padding(padding, rank):
+    """A (low, high) pair for each axis, from an int or from a sequence of ints or pairs, one per axis."""
+    if type(padding) is int and 0 <= padding <= _LARGEST:
+        return ((padding, padding),) * rank
+    if isinstance(padding, (tuple, list, np.ndarray)):
+        if len(padding) != rank:
+            raise ValueError(
+                f"padding must be one int, or one int or (low, high) pair for each of {rank} axes, got {padding!r}")
+        return tuple(_pair(item) for item in padding)
+    if isinstance(padding, str):
+        raise ValueError(f"padding must be ints or (low, high) pairs here, got {padding!r}")
+    return (_pair(padding),) * rank
+
+
+def _pair(item):
+    if isinstance(item, (tuple, list, np.ndarray)):
+        if len(item) != 2:
+            raise ValueError(f"padding along an axis must be an int or a (low, high) pair, got {item!r}")
+        return integer("padding", item[0], 0), integer("padding", item[1], 0)
+    number = integer("padding", item, 0)
+    return number, number
+
+
+def resolve_padding(padding, size, kernel, stride, dilation):
+    """A (low, high) pair for each axis, from what explicit_padding takes or a name of PADDINGS."""
+    if not isinstance(padding, str):
+        return explicit_padding(padding, len(size))
+    if padding not in PADDINGS:
+        raise ValueError(f"padding must be ints, (low, high) pairs or one of {', '.join(map(repr, PADDINGS))}, "
+                         f"got {padding!r}")
+    if padding == "causal" and len(size) != 1:
+        raise ValueError(f"padding 'causal' is for one axis, got {len(size)}")
+    return tuple(_named_pair(padding, *axis) for axis in zip(size, kernel, stride, dilation, strict=True))
+
+
+def _named_pair(padding, size, kernel, stride, dilation):
+    """padding along one axis; extent of the kernel: dilation*(kernel - 1) + 1."""
+    reach = dilation * (kernel - 1)
+    if padding == "valid":
+        return 0, 0
+    if padding == "full":
+        return integer("padding 'full'", reach, 0), reach
+    if padding == "causal":
+        return integer("padding 'causal'", reach, 0), 0
+    total = integer("padding 'same'", max((-(-size // stride) - 1) * stride + reach + 1 - size, 0), 0)
+    return (total // 2, total - total // 2) if padding == "same" else (total - total // 2, total // 2)
+
+
+def output_shape(x, size, kernel, stride, dilation, padding):
+    """The output extents of all axes. x: the name of the image, for the words of an error."""
+    return tuple(output_extent(x, *axis) for axis in zip(size, kernel, stride, dilation, padding, strict=True))
+
+
+def output_extent(x, size, kernel, stride, dilation, pair):
+    """floor((size + low + high - dilation*(kernel - 1) - 1) / stride) + 1."""
+    try:
+        return _core.conv_output_size(size, kernel, stride, dilation, *pair)
+    except ValueError as error:
+        raise ValueError(f"{x} of extent {size}: {error}") from None
+
+
+def split_shape(name, shape, rank, first):
+    """(batch or None, channels, space) of an image's shape."""
+    if len(shape) not in (rank + 1, rank + 2):
+        channels = "(N, C, ...)" if first else "(N, ..., C)"
+        raise ValueError(f"{name} must have {rank + 2} dimensions, {channels} with {rank} in space, "
+                         f"or {rank + 1} without a batch; got shape {tuple(shape)}")
+    batched = len(shape) == rank + 2
+    batch = shape[0] if batched else None
+    image = tuple(shape[1:] if batched else shape)
+    if 0 in image:
+        raise ValueError(f"{name} must have no empty axis but the batch, got shape {tuple(shape)}")
+    return (batch, image[0], image[1:]) if first else (batch, image[-1], image[:-1])
+
+
+def join_shape(batch, channels, space, first):
+    """The shape that split_shape splits."""
+    image = (channels, *space) if first else (*space, channels)
+    return image if batch is None else (batch, *image)

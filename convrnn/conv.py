@@ -1,0 +1,523 @@
+"""Convolution of arrays: forward, backward and transposed, in one, two and three dimensions.
+
+Letters: N batch, C in-channels, K out-channels, D H W image, KD KH KW kernel, OD OH OW output; gradients are dx, dw, db
+of a scalar loss whose gradient at y is dy.
+"""
+
+import numpy as np
+
+from . import _core
+from .arguments import (as_array, as_output, as_vector, channels_first, choice, explicit_padding, integer, join_shape,
+                        output_shape, per_axis, resolve_padding, split_shape)
+
+
+class _Problem:
+    """The geometry of one convolution: sizes resolved, operands compared, options looked up."""
+
+    __slots__ = ("rank", "first", "batch", "channels", "size", "filters", "kernel", "out", "geometry")
+
+    def __init__(self, rank, x_shape, w_shape, stride, padding, dilation, groups, layout, padding_mode):
+        self.rank = rank
+        self.first = channels_first(layout)
+        self.batch, self.channels, self.size = split_shape("x", x_shape, rank, self.first)
+        group_channels = self._split_kernel(w_shape)
+        groups = integer("groups", groups, 1)
+        if self.channels % groups or self.filters % groups:
+            raise ValueError(f"groups must divide the {self.channels} channels of x and the {self.filters} "
+                             f"out-channels of w, got {groups}")
+        if group_channels * groups != self.channels:
+            of_groups = f" in each of {groups} groups" if groups > 1 else ""
+            raise ValueError(f"w has {group_channels} input channels{of_groups} but x has {self.channels}")
+        stride, dilation = per_axis("stride", stride, rank), per_axis("dilation", dilation, rank)
+        padding = resolve_padding(padding, self.size, self.kernel, stride, dilation)
+        self.out = output_shape("x", self.size, self.kernel, stride, dilation, padding)
+        self._set_geometry(groups, stride, dilation, padding, choice("padding_mode", padding_mode, _core.PAD_MODES))
+
+    @classmethod
+    def transposed(cls, rank, x_shape, w_shape, stride, padding, output_padding, dilation, groups, layout):
+        """The convolution whose input gradient the transposed one is: its x is our y, its y is our x."""
+        self = cls.__new__(cls)
+        self.rank = rank
+        self.first = channels_first(layout)
+        self.batch, filters, self.out = split_shape("x", x_shape, rank, self.first)
+        group_channels = self._split_kernel(w_shape)
+        groups = integer("groups", groups, 1)
+        if self.filters != filters:
+            raise ValueError(f"w has {self.filters} input channels but x has {filters}")
+        if filters % groups:
+            raise ValueError(f"groups must divide the {filters} channels of x, got {groups}")
+        self.channels = group_channels * groups
+        stride, dilation = per_axis("stride", stride, rank), per_axis("dilation", dilation, rank)
+        padding = explicit_padding(padding, rank)
+        extra = _output_padding(output_padding, rank)
+        self.size = tuple(
+            _transposed_extent(*axis)
+            for axis in zip(self.out, self.kernel, stride, dilation, padding, extra, strict=True))
+        self._set_geometry(groups, stride, dilation, padding, _core.PAD_MODES["constant"])
+        return self
+
+    def _split_kernel(self, w_shape):
+        """Sets kernel and filters from the shape of w; returns its in-channels of a group."""
+        rank = self.rank
+        if len(w_shape) != rank + 2:
+            axes = "(K, C/groups, ...)" if self.first else "(..., C/groups, K)"
+            raise ValueError(f"w must have {rank + 2} dimensions, {axes}, got shape {tuple(w_shape)}")
+        if 0 in w_shape:
+            raise ValueError(f"w must have no empty axis, got shape {tuple(w_shape)}")
+        if self.first:
+            self.kernel, self.filters = tuple(w_shape[2:]), w_shape[0]
+            return w_shape[1]
+        self.kernel, self.filters = tuple(w_shape[:rank]), w_shape[-1]
+        return w_shape[rank]
+
+    def _set_geometry(self, groups, stride, dilation, padding, pad_mode):
+        self.geometry = _core.Geometry(
+            self.first, self.batch is not None, 1 if self.batch is None else self.batch, self.channels, self.filters,
+            groups, self.size, self.kernel, self.out, stride, dilation, padding, pad_mode)
+
+    def bias_geometry(self):
+        """That of an image like x as the output of a convolution: what the bias of a transposed one needs."""
+        one = (1,) * self.rank
+        batch = 1 if self.batch is None else self.batch
+        return _core.Geometry(self.first, self.batch is not None, batch, 1, self.channels, 1, self.size, one,
+                              self.size, one, one, ((0, 0),) * self.rank, 0)
+
+    @property
+    def x_shape(self):
+        return join_shape(self.batch, self.channels, self.size, self.first)
+
+    @property
+    def y_shape(self):
+        return join_shape(self.batch, self.filters, self.out, self.first)
+
+    def flipped(self, w):
+        """w, a view, with its kernel axes reversed."""
+        kernel = (slice(None, None, -1),) * self.rank
+        return w[(slice(None), slice(None), *kernel)] if self.first else w[kernel]
+
+
+def _output_padding(output_padding, rank):
+    """An int >= 0 for each axis."""
+    if isinstance(output_padding, (tuple, list, np.ndarray)):
+        if len(output_padding) != rank:
+            raise ValueError(f"output_padding must be one int or {rank} of them, one per axis, got {output_padding!r}")
+        return tuple(integer("output_padding", item, 0) for item in output_padding)
+    return (integer("output_padding", output_padding, 0),) * rank
+
+
+def _transposed_extent(size, kernel, stride, dilation, pair, extra):
+    """(size - 1)*stride - low - high + dilation*(kernel - 1) + extra + 1."""
+    if extra and extra >= max(stride, dilation):
+        raise ValueError(f"output_padding must be less than the larger of stride {stride} and dilation {dilation}, "
+                         f"got {extra}")
+    extent = (size - 1) * stride - sum(pair) + dilation * (kernel - 1) + extra + 1
+    return integer(f"the output's extent, of {size} pixels with kernel {kernel}, stride {stride}, dilation {dilation}, "
+                   f"padding {pair} and output_padding {extra},", extent, 1)
+
+
+# ---- any rank ----
+
+
+def _resolve_algorithm(algorithm):
+    """The algorithm that runs: the direct one, so far the only one that applies to any convolution."""
+    if algorithm in ("auto", "direct"):
+        return "direct"
+    if algorithm == "winograd":
+        raise ValueError("algorithm 'winograd' does not apply to this convolution; use 'auto' or 'direct'")
+    raise ValueError(f"algorithm must be 'auto', 'direct' or 'winograd', got {algorithm!r}")
+
+
+def _conv(rank, x, w, b, stride, padding, dilation, groups, layout, flip, padding_mode, activation, algorithm, out):
+    x = as_array("x", x)
+    w = as_array("w", w, x.dtype)
+    _resolve_algorithm(algorithm)
+    activation = choice("activation", activation, _core.ACTIVATIONS)
+    problem = _Problem(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode)
+    b = as_vector("b", b, problem.filters, x.dtype)
+    y = as_output(out, problem.y_shape, x.dtype, (x, w, b))
+    _core.conv_forward(problem.geometry, x, problem.flipped(w) if flip else w, b, y, activation)
+    return y if out is None else out
+
+
+def _conv_backward(rank, dy, x, w, stride, padding, dilation, groups, layout, flip, padding_mode, algorithm, needs):
+    x = as_array("x", x)
+    w = as_array("w", w, x.dtype)
+    dy = as_array("dy", dy, x.dtype)
+    _resolve_algorithm(algorithm)
+    need_x, need_w, need_b = _parse_needs(needs)
+    problem = _Problem(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode)
+    if dy.shape != problem.y_shape:
+        raise ValueError(f"dy must have the shape of the output, {problem.y_shape}, got {dy.shape}")
+    dx = np.empty(x.shape, x.dtype) if need_x else None
+    dw = np.empty(w.shape, x.dtype) if need_w else None
+    db = np.empty(problem.filters, x.dtype) if need_b else None
+    if need_x:
+        _core.conv_backward_data(problem.geometry, dy, problem.flipped(w) if flip else w, None, dx)
+    if need_w:
+        _core.conv_backward_weights(problem.geometry, dy, x, problem.flipped(dw) if flip else dw)
+    if need_b:
+        _core.conv_backward_bias(problem.geometry, dy, db)
+    return dx, dw, db
+
+
+def _parse_needs(needs):
+    needs = tuple(needs)
+    for name in needs:
+        if name not in ("x", "w", "b"):
+            raise ValueError(f"needs must hold some of 'x', 'w', 'b', got {name!r}")
+    return "x" in needs, "w" in needs, "b" in needs
+
+
+def _conv_transpose(rank, x, w, b, stride, padding, output_padding, dilation, groups, layout, out):
+    x = as_array("x", x)
+    w = as_array("w", w, x.dtype)
+    problem = _Problem.transposed(rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups, layout)
+    b = as_vector("b", b, problem.channels, x.dtype)
+    y = as_output(out, problem.x_shape, x.dtype, (x, w, b))
+    _core.conv_backward_data(problem.geometry, x, w, b, y)
+    return y if out is None else out
+
+
+def _conv_transpose_backward(rank, dy, x, w, stride, padding, output_padding, dilation, groups, layout, needs):
+    x = as_array("x", x)
+    w = as_array("w", w, x.dtype)
+    dy = as_array("dy", dy, x.dtype)
+    need_x, need_w, need_b = _parse_needs(needs)
+    problem = _Problem.transposed(rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups, layout)
+    if dy.shape != problem.x_shape:
+        raise ValueError(f"dy must have the shape of the output, {problem.x_shape}, got {dy.shape}")
+    dx = np.empty(x.shape, x.dtype) if need_x else None
+    dw = np.empty(w.shape, x.dtype) if need_w else None
+    db = None
+    if need_x:
+        _core.conv_forward(problem.geometry, dy, w, None, dx, _core.ACTIVATIONS[None])
+    if need_w:
+        _core.conv_backward_weights(problem.geometry, x, dy, dw)
+    if need_b:
+        db = np.empty(problem.channels, x.dtype)
+        _core.conv_backward_bias(problem.bias_geometry(), dy, db)
+    return dx, dw, db
+
+
+# ---- forward ----
+
+
+def conv1d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last", flip=False,
+           padding_mode="constant", activation=None, algorithm="auto", out=None):
+    """Convolution of signals; see :func:`conv2d`.
+
+    Parameters
+    ----------
+    x : (N, W, C) or (W, C) array; channels_first (N, C, W) or (C, W)
+    w : (KW, C/groups, K) array; channels_first (K, C/groups, KW)
+
+    Returns
+    -------
+    y : (N, OW, K) array; channels_first (N, K, OW)
+
+    Examples
+    --------
+    >>> import numpy as np, convrnn as cr
+    >>> x, w = np.array([1., 2., 3., 4.])[:, None], np.array([1., 10.])[:, None, None]
+    >>> cr.conv1d(x, w)[:, 0]
+    array([21., 32., 43.])
+    >>> cr.conv1d(x, w, padding="causal")[:, 0]
+    array([10., 21., 32., 43.])
+    """
+    return _conv(1, x, w, b, stride, padding, dilation, groups, layout, flip, padding_mode, activation, algorithm,
+                 out)
+
+
+def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last", flip=False,
+           padding_mode="constant", activation=None, algorithm="auto", out=None):
+    """Convolution of images: one small kernel, shared over all positions.
+
+    ``y[n,o,p,k] = act(b[k] + sum_{i,j,c} w[i,j,c,k] x[n, o*sh + i*dh - low_h, p*sw + j*dw - low_w, c])``, with
+    ``OH = floor((H + low + high - dilation*(KH-1) - 1) / stride) + 1``: H - KH + 1 without options.
+
+    Parameters
+    ----------
+    x : (N, H, W, C) or (H, W, C) array of float32 or float64; channels_first (N, C, H, W) or (C, H, W)
+        The images, with any strides. Never written to.
+    w : (KH, KW, C/groups, K) array; channels_first (K, C/groups, KH, KW)
+        The kernels, of the dtype of x.
+    b : (K,) array, optional
+        The bias.
+    stride, dilation : int or one per axis
+        Pixels from one output to the next, and from one tap to the next; at least 1.
+    padding : int, sequence or str
+        Cells beyond the image: one int; an int or a (low, high) pair for each axis; or "valid" (none), "same" (as
+        many outputs as pixels / stride, the odd cell after), "same_lower" (before), "full", "causal" (one axis only).
+    groups : int
+        Divides C and K: the channels are convolved in that many groups that do not see each other.
+    layout : {"channels_last", "channels_first"}
+    flip : bool
+        False is cross-correlation, what networks call convolution; True the convolution of mathematics.
+    padding_mode : {"constant", "reflect", "symmetric", "edge", "wrap"}
+        What lies beyond the image, as in numpy.pad; "constant" is zeros, and is skipped, not multiplied.
+    activation : {None, "relu", "tanh", "sigmoid"}
+        Applied to the result.
+    algorithm : {"auto", "direct", "winograd"}
+        "direct" adds the products one by one; "auto" may take a faster one that is as good as :func:`conv_algorithm`
+        says. "winograd" raises where it does not apply.
+    out : C-contiguous array, optional
+        Takes the result; must not overlap an input.
+
+    Returns
+    -------
+    y : (N, OH, OW, K) array; channels_first (N, K, OH, OW); without N if x has no batch
+
+    Raises
+    ------
+    TypeError
+        An array is neither float32 nor float64, or the dtypes differ.
+    ValueError
+        Shapes or options that do not fit together, or a kernel whose extent exceeds the padded image.
+    MemoryError
+        The result does not fit in memory.
+
+    Examples
+    --------
+    >>> import numpy as np, convrnn as cr
+    >>> x = np.arange(9.0).reshape(3, 3, 1)
+    >>> w = np.array([[0.0, 1.0], [2.0, 3.0]]).reshape(2, 2, 1, 1)
+    >>> cr.conv2d(x, w)[..., 0]
+    array([[19., 25.],
+           [37., 43.]])
+    """
+    return _conv(2, x, w, b, stride, padding, dilation, groups, layout, flip, padding_mode, activation, algorithm,
+                 out)
+
+
+def conv3d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last", flip=False,
+           padding_mode="constant", activation=None, algorithm="auto", out=None):
+    """Convolution of volumes; see :func:`conv2d`.
+
+    Parameters
+    ----------
+    x : (N, D, H, W, C) or (D, H, W, C) array; channels_first (N, C, D, H, W) or (C, D, H, W)
+    w : (KD, KH, KW, C/groups, K) array; channels_first (K, C/groups, KD, KH, KW)
+
+    Returns
+    -------
+    y : (N, OD, OH, OW, K) array; channels_first (N, K, OD, OH, OW)
+
+    Examples
+    --------
+    >>> import numpy as np, convrnn as cr
+    >>> cr.conv3d(np.ones((4, 5, 6, 2)), np.ones((3, 3, 3, 2, 1))).shape
+    (2, 3, 4, 1)
+    """
+    return _conv(3, x, w, b, stride, padding, dilation, groups, layout, flip, padding_mode, activation, algorithm,
+                 out)
+
+
+# ---- backward ----
+
+
+def conv1d_backward(dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last", flip=False,
+                    padding_mode="constant", algorithm="auto", needs=("x", "w", "b")):
+    """Gradients of :func:`conv1d`; see :func:`conv2d_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np, convrnn as cr
+    >>> x, w = np.array([1., 2., 3., 4.])[:, None], np.array([1., 10.])[:, None, None]
+    >>> dx, dw, db = cr.conv1d_backward(np.array([[1.0], [0.0], [2.0]]), x, w)
+    >>> dx[:, 0], dw[:, 0, 0], db
+    (array([ 1., 10.,  2., 20.]), array([ 7., 10.]), array([3.]))
+    """
+    return _conv_backward(1, dy, x, w, stride, padding, dilation, groups, layout, flip, padding_mode, algorithm, needs)
+
+
+def conv2d_backward(dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last", flip=False,
+                    padding_mode="constant", algorithm="auto", needs=("x", "w", "b")):
+    """Gradients of :func:`conv2d` from that of its output: convolutions again.
+
+    ``dw[i,j,c,k] = sum_{n,o,p} dy[n,o,p,k] x[n, o*sh + i*dh - low_h, p*sw + j*dw - low_w, c]`` is the convolution of x
+    with dy; dx, that of dy with the flipped w; ``db[k] = sum_{n,o,p} dy[n,o,p,k]``.
+
+    Parameters
+    ----------
+    dy : array of the shape of conv2d(x, w)
+        The gradient at the output, before any activation.
+    x, w, stride, padding, dilation, groups, layout, flip, padding_mode, algorithm
+        As in the forward call.
+    needs : iterable of {"x", "w", "b"}
+        Which gradients to compute.
+
+    Returns
+    -------
+    dx, dw, db : arrays of the shapes of x, w and (K,); None where not needed
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As the forward call.
+
+    Examples
+    --------
+    >>> import numpy as np, convrnn as cr
+    >>> x, w = np.arange(9.0).reshape(3, 3, 1), np.array([[0.0, 1.0], [2.0, 3.0]]).reshape(2, 2, 1, 1)
+    >>> dx, dw, db = cr.conv2d_backward(np.ones((2, 2, 1)), x, w)
+    >>> dx[..., 0]
+    array([[0., 1., 1.],
+           [2., 6., 4.],
+           [2., 5., 3.]])
+    """
+    return _conv_backward(2, dy, x, w, stride, padding, dilation, groups, layout, flip, padding_mode, algorithm, needs)
+
+
+def conv3d_backward(dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last", flip=False,
+                    padding_mode="constant", algorithm="auto", needs=("x", "w", "b")):
+    """Gradients of :func:`conv3d`; see :func:`conv2d_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np, convrnn as cr
+    >>> dx, dw, db = cr.conv3d_backward(np.ones((2, 2, 2, 1)), np.ones((3, 3, 3, 1)), np.ones((2, 2, 2, 1, 1)))
+    >>> dx.shape, dw.shape, db
+    ((3, 3, 3, 1), (2, 2, 2, 1, 1), array([8.]))
+    """
+    return _conv_backward(3, dy, x, w, stride, padding, dilation, groups, layout, flip, padding_mode, algorithm, needs)
+
+
+# ---- transposed ----
+
+
+def conv_transpose1d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
+                     layout="channels_last", out=None):
+    """Transposed convolution of signals; see :func:`conv_transpose2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, convrnn as cr
+    >>> x, w = np.array([[1.0], [2.0]]), np.array([1.0, 10.0])[:, None, None]
+    >>> cr.conv_transpose1d(x, w, stride=2)[:, 0]
+    array([ 1., 10.,  2., 20.])
+    """
+    return _conv_transpose(1, x, w, b, stride, padding, output_padding, dilation, groups, layout, out)
+
+
+def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
+                     layout="channels_last", out=None):
+    """Transposed convolution of images: every pixel of x adds a copy of the kernel, times its value, to y.
+
+    It is the input gradient of the convolution with the same w, from y to x.
+    ``OH = (H-1)*stride - low - high + dilation*(KH-1) + output_padding + 1``.
+
+    Parameters
+    ----------
+    x : (N, H, W, C) or (H, W, C) array of float32 or float64; channels_first (N, C, H, W) or (C, H, W)
+    w : (KH, KW, K/groups, C) array; channels_first (C, K/groups, KH, KW)
+    b : (K,) array, optional
+    stride, dilation : int or one per axis
+    padding : int, or an int or a (low, high) pair for each axis
+        Cells cut off the result.
+    output_padding : int or one per axis
+        Cells added after the result; less than the larger of stride and dilation.
+    groups : int
+    layout : {"channels_last", "channels_first"}
+    out : C-contiguous array, optional
+
+    Returns
+    -------
+    y : (N, OH, OW, K) array; channels_first (N, K, OH, OW)
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As :func:`conv2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, convrnn as cr
+    >>> cr.conv_transpose2d(np.ones((2, 2, 1)), np.ones((2, 2, 1, 1)))[..., 0]
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]])
+    """
+    return _conv_transpose(2, x, w, b, stride, padding, output_padding, dilation, groups, layout, out)
+
+
+def conv_transpose3d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
+                     layout="channels_last", out=None):
+    """Transposed convolution of volumes; see :func:`conv_transpose2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, convrnn as cr
+    >>> cr.conv_transpose3d(np.ones((2, 2, 2, 4)), np.ones((3, 3, 3, 5, 4)), stride=2, output_padding=1).shape
+    (6, 6, 6, 5)
+    """
+    return _conv_transpose(3, x, w, b, stride, padding, output_padding, dilation, groups, layout, out)
+
+
+def conv_transpose1d_backward(dy, x, w, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
+                              layout="channels_last", needs=("x", "w", "b")):
+    """Gradients of :func:`conv_transpose1d`; see :func:`conv_transpose2d_backward`."""
+    return _conv_transpose_backward(1, dy, x, w, stride, padding, output_padding, dilation, groups, layout, needs)
+
+
+def conv_transpose2d_backward(dy, x, w, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
+                              layout="channels_last", needs=("x", "w", "b")):
+    """Gradients of :func:`conv_transpose2d`: dx is a convolution of dy, dw one of dy with x.
+
+    Parameters
+    ----------
+    dy : array of the shape of conv_transpose2d(x, w)
+    x, w, stride, padding, output_padding, dilation, groups, layout
+        As in the forward call.
+    needs : iterable of {"x", "w", "b"}
+
+    Returns
+    -------
+    dx, dw, db : arrays of the shapes of x, w and (K,); None where not needed
+    """
+    return _conv_transpose_backward(2, dy, x, w, stride, padding, output_padding, dilation, groups, layout, needs)
+
+
+def conv_transpose3d_backward(dy, x, w, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
+                              layout="channels_last", needs=("x", "w", "b")):
+    """Gradients of :func:`conv_transpose3d`; see :func:`conv_transpose2d_backward`."""
+    return _conv_transpose_backward(3, dy, x, w, stride, padding, output_padding, dilation, groups, layout, needs)
+
+
+# ---- questions about a convolution ----
+
+
+def conv_output_shape(x_shape, w_shape, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last"):
+    """The shape of conv1d, conv2d or conv3d, by the length of w_shape, of arrays of these shapes.
+
+    Examples
+    --------
+    >>> import convrnn as cr
+    >>> cr.conv_output_shape((1, 28, 28, 1), (3, 3, 1, 8))
+    (1, 26, 26, 8)
+    """
+    return _shapes_problem(x_shape, w_shape, stride, padding, dilation, groups, layout).y_shape
+
+
+def conv_algorithm(x_shape, w_shape, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last",
+                   dtype=np.float32):
+    """The algorithm that algorithm="auto" takes for arrays of these shapes.
+
+    Examples
+    --------
+    >>> import convrnn as cr
+    >>> cr.conv_algorithm((1, 28, 28, 1), (3, 3, 1, 8))
+    'direct'
+    """
+    _shapes_problem(x_shape, w_shape, stride, padding, dilation, groups, layout)
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
+    return _resolve_algorithm("auto")
+
+
+def _shapes_problem(x_shape, w_shape, stride, padding, dilation, groups, layout):
+    rank = len(w_shape) - 2
+    if rank not in (1, 2, 3):
+        raise ValueError(f"w_shape must have 3, 4 or 5 entries, got {tuple(w_shape)}")
+    x_shape = tuple(integer("x_shape", size, 0) for size in x_shape)
+    w_shape = tuple(integer("w_shape", size, 0) for size in w_shape)
+    return _Problem(rank, x_shape, w_shape, stride, padding, dilation, groups, layout, "constant")

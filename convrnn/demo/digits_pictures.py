@@ -1,0 +1,130 @@
+"""Pictures of the digits network: its kernels, what they see, where it errs, how it learned. Needs matplotlib."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..layers import Sequential
+
+INK = "#1f2933"
+COLORS = {"CNN": "#d1495b", "MLP": "#30638e"}
+
+
+def _figure(width: float, height: float, title: str) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=13, color=INK)
+    return figure
+
+
+def _image(axes, image: np.ndarray, title: str = "", **style):
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(title, fontsize=8, color=INK, pad=3)
+    return axes.imshow(image, interpolation="nearest", **style)
+
+
+def kernels(net: Sequential) -> Figure:
+    """The 3x3 kernels of the first layer: red adds, blue subtracts."""
+    w = net.params["0.weight"]  # (KH, KW, 1, K)
+    limit = float(np.abs(w).max())
+    K = w.shape[-1]
+    figure = _figure(9, 3.1, f"The {K} kernels that the first layer learned")
+    grid = figure.subplots(2, K // 2)
+    for k, axes in enumerate(grid.flat):
+        shown = _image(axes, w[:, :, 0, k], f"{k}", cmap="RdBu_r", vmin=-limit, vmax=limit)
+    figure.colorbar(shown, ax=grid, label="weight", fraction=0.02, pad=0.01)
+    return figure
+
+
+def feature_maps(net: Sequential, image: np.ndarray) -> Figure:
+    """One digit and what the two convolutions make of it, after their ReLU."""
+    x, maps = image[np.newaxis], []
+    for i, layer in enumerate(net.layers[:5]):
+        x = layer(x)
+        if i in (1, 4):
+            maps.append(x[0])
+    figure = _figure(12, 5.6, "A digit on its way through the network")
+    left, middle, right = figure.subfigures(1, 3, width_ratios=(1.1, 2, 2.6))
+    left.suptitle("input, 28 x 28", fontsize=10)
+    _image(left.subplots(), image[..., 0], cmap="gray_r")
+    for part, features, columns in ((middle, maps[0], 4), (right, maps[1], 6)):
+        OH, OW, K = features.shape
+        part.suptitle(f"after convolution and ReLU: {K} maps of {OH} x {OW}", fontsize=10)
+        grid = part.subplots(math.ceil(K / columns), columns)
+        for axes in grid.flat:
+            axes.axis("off")
+        for k in range(K):
+            _image(grid.flat[k], features[..., k], cmap="magma", vmin=0, vmax=float(features.max()))
+    return figure
+
+
+def confusion(truth: np.ndarray, predicted: np.ndarray, images: np.ndarray) -> Figure:
+    """Which digit is taken for which, and the images that are mistaken."""
+    counts = np.zeros((10, 10), np.int64)
+    np.add.at(counts, (truth, predicted), 1)
+    wrong = np.flatnonzero(truth != predicted)
+    figure = _figure(11, 5.4, f"{len(truth):,} held-out digits, {len(wrong)} mistaken")
+    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    axes = left.subplots()
+    norm = matplotlib.colors.PowerNorm(0.35, vmin=0, vmax=counts.max())  # a single error can be seen beside 100 hits
+    axes.imshow(counts, cmap="BuPu", norm=norm)
+    for (i, j), count in np.ndenumerate(counts):
+        if count:
+            axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color="white" if count > 12 else INK)
+    axes.set(xlabel="the network says", ylabel="it is", xticks=range(10), yticks=range(10))
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    right.suptitle("mistaken: what it is \N{RIGHTWARDS ARROW} what the network says", fontsize=10)
+    grid = right.subplots(5, 6)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, i in zip(grid.flat, wrong):
+        _image(axes, images[i, ..., 0], f"{truth[i]} \N{RIGHTWARDS ARROW} {predicted[i]}", cmap="gray_r")
+    return figure
+
+
+def curves(histories: dict) -> Figure:
+    """Loss while learning, and accuracy on the held-out images after each epoch."""
+    figure = _figure(10, 4, "How the networks learned")
+    left, right = figure.subplots(1, 2)
+    for name, history in histories.items():
+        epochs = len(history.accuracies)
+        per_epoch = len(history.losses) // epochs
+        at = (np.arange(len(history.losses)) + 1) / per_epoch
+        left.plot(at, history.losses, color=COLORS[name], alpha=0.2, linewidth=0.8)
+        means = np.reshape(history.losses, (epochs, per_epoch)).mean(axis=1)
+        left.plot(np.arange(epochs) + 0.5, means, color=COLORS[name], label=name, marker="o", markersize=3)
+        percent = 100 * np.array(history.accuracies)
+        right.plot(np.arange(epochs) + 1, percent, color=COLORS[name], marker="o", markersize=3,
+                   label=f"{name}: {percent[-1]:.1f} %")  # fmt: skip
+    left.set(xlabel="epoch", ylabel="cross-entropy of a batch (nats)", yscale="log", title="Training loss")
+    right.set(xlabel="epoch", ylabel="held-out accuracy (%)", title="Held-out accuracy")
+    right.axhline(97, color=INK, linewidth=0.8, linestyle=":")
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    return figure
+
+
+def draw(out: Path, net: Sequential, digits, histories: dict, seed: int) -> list[Path]:
+    """Draws all pictures into the folder `out` and returns their paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    predicted = net(digits.held_out_images).argmax(axis=1)
+    shown = np.random.default_rng(seed).choice(np.flatnonzero(digits.held_out_labels == 5))
+    figures = {
+        "digits_kernels.png": kernels(net),
+        "digits_feature_maps.png": feature_maps(net, digits.held_out_images[shown]),
+        "digits_confusion.png": confusion(digits.held_out_labels, predicted, digits.held_out_images),
+        "digits_curves.png": curves(histories),
+    }
+    for name, figure in figures.items():
+        figure.savefig(out / name)
+    return [out / name for name in figures]

@@ -1,0 +1,466 @@
+"""The formulas, in loops: a pure-Python twin of every operator, to learn from and to test against.
+
+A convolution is a relation. Output o reads pixel i through tap q when, along every axis,
+
+    i = pad_source(o*stride + q*dilation - low)
+
+and each operator is a sum over the triples (o, q, i) of that relation. Output, kernel and image are its three ends:
+
+    y[n,k,o]  = b[k] + sum over c and all (q, i) with o   of  w[k,c,q] x[n,c,i]        sums_at_outputs
+    dx[n,c,i] =        sum over k and all (o, q) with i   of  w[k,c,q] dy[n,k,o]       sums_at_pixels
+    dw[k,c,q] =        sum over n and all (o, i) with q   of  dy[n,k,o] x[n,c,i]       sums_at_taps
+
+On a line, with one channel, stride 1, no padding and indices from 1, the three read
+
+    o_i = sum_j w_j x_{i+j-1}        dx_m = sum_{i+j-1=m} w_j do_i        dw_j = sum_i do_i x_{i+j-1}
+
+The gradient of a convolution is a convolution: dw is x convolved with do, dx is do convolved with the flipped w.
+A transposed convolution is the second sum as an operator of its own, and its gradients are the other two.
+
+Everything is computed in float64. Products of float32 values are exact there, and `math.fsum` rounds a sum once, so
+results for float32 data are the exact ones, correctly rounded; products of float64 values are rounded once each.
+Calling a function with the absolute values of its operands gives the sum of |x||w| that bounds rounding errors.
+
+Operands are taken to fit each other (the checks stand with the compiled functions), and the loops are slow: about
+a tenth of a microsecond per multiplication.
+
+Letters: N batch, C in-channels, K out-channels; arrays are laid out as `layout` says, as in `convrnn.conv2d`:
+
+    channels_last    x (N, *image, C)    w (*kernel, C/groups, K)    y (N, *out, K)
+    channels_first   x (N, C, *image)    w (K, C/groups, *kernel)    y (N, K, *out)
+
+with one, two or three axes in image, kernel and out. The batch axis may be absent.
+"""
+
+import math
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+# ---------------------------------------------------------------------------------------------------- elementwise
+
+
+def exp(value):
+    """e**value of a float; infinity where it overflows.
+
+    >>> exp(0.0), exp(1000.0)
+    (1.0, inf)
+    """
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
+
+
+def tanh(value):
+    """(e**value - e**-value) / (e**value + e**-value) of a float."""
+    return math.tanh(value)
+
+
+def sigmoid(value):
+    """1 / (1 + e**-value) of a float.
+
+    >>> sigmoid(0.0), sigmoid(-1000.0), sigmoid(1000.0)
+    (0.5, 0.0, 1.0)
+    """
+    return 1 / (1 + exp(-value)) if value >= 0 else exp(value) / (1 + exp(value))
+
+
+def relu(value):
+    """max(value, 0) of a float; NaN stays NaN.
+
+    >>> relu(-2.0), relu(3.0), relu(math.nan)
+    (0.0, 3.0, nan)
+    """
+    return 0.0 if value <= 0 else value
+
+
+ACTIVATIONS = {None: float, "relu": relu, "tanh": tanh, "sigmoid": sigmoid}
+
+
+def total(terms):
+    """The sum of an iterable of floats, rounded once; IEEE arithmetic where infinities or overflow leave no such sum.
+
+    >>> total([1e16, 1.0, -1e16]), total([math.inf, 1.0]), total([math.inf, -math.inf])
+    (1.0, inf, nan)
+    """
+    terms = list(terms)
+    try:
+        return math.fsum(terms)
+    except (OverflowError, ValueError):
+        return sum(terms)
+
+
+# ------------------------------------------------------------------------------------------------------- geometry
+
+
+def per_axis(value, rank):
+    """`value` for every axis, if it is a single int, else one value per axis as given.
+
+    >>> per_axis(2, 3), per_axis((1, 2), 2)
+    ((2, 2, 2), (1, 2))
+    """
+    return (value,) * rank if isinstance(value, int) else tuple(value)
+
+
+def conv_output_size(size, kernel, stride=1, dilation=1, low=0, high=0):
+    """Outputs along one axis: floor((size + low + high - dilation*(kernel-1) - 1) / stride) + 1.
+
+    >>> conv_output_size(28, 3), conv_output_size(28, 3, stride=2, low=1, high=1)
+    (26, 14)
+    """
+    room = size + low + high - dilation * (kernel - 1) - 1
+    if room < 0:
+        raise ValueError(f"kernel extent {dilation * (kernel - 1) + 1} exceeds the padded image, {size + low + high}")
+    return room // stride + 1
+
+
+def conv_transpose_output_size(size, kernel, stride=1, dilation=1, low=0, high=0, output_padding=0):
+    """The image size of which a convolution makes `size` outputs; `output_padding` chooses among the possible ones.
+
+    (size-1)*stride - low - high + dilation*(kernel-1) + output_padding + 1.
+
+    >>> conv_transpose_output_size(14, 3, stride=2, low=1, high=1, output_padding=1)
+    28
+    """
+    return (size - 1) * stride - low - high + dilation * (kernel - 1) + output_padding + 1
+
+
+def resolve_padding(padding, image, kernel, stride=1, dilation=1):
+    """The (low, high) padding of every axis.
+
+    Parameters
+    ----------
+    padding : int, one int or (low, high) pair per axis, or str
+        "valid" pads nothing. "same" gives ceil(size / stride) outputs, the odd cell going after the image, and
+        "same_lower" before it. "full" keeps every output that touches the image, "causal" lets output o read up to
+        pixel o only.
+    image, kernel : sequence of int
+    stride, dilation : int or one per axis
+
+    >>> resolve_padding("same", (5, 6), (3, 3), stride=2)
+    [(1, 1), (0, 1)]
+    """
+    rank = len(kernel)
+    if not isinstance(padding, str):
+        return [per_axis(pads, 2) for pads in per_axis(padding, rank)]
+    pairs = []
+    for size, taps, step, spread in zip(image, kernel, per_axis(stride, rank), per_axis(dilation, rank), strict=True):
+        reach = spread * (taps - 1)
+        same = max((math.ceil(size / step) - 1) * step + reach + 1 - size, 0)
+        half = same // 2
+        pairs.append({"valid": (0, 0), "full": (reach, reach), "causal": (reach, 0),
+                      "same": (half, same - half), "same_lower": (same - half, half)}[padding])
+    return pairs
+
+
+def pad_source(position, size, mode="constant"):
+    """The pixel that stands at `position` of a padded line of `size` pixels, or None where that is a zero.
+
+    Pixels are 0 .. size-1, padding lies before and after. The modes are those of `numpy.pad`, at any distance.
+
+    >>> for mode in "constant", "reflect", "symmetric", "edge", "wrap":
+    ...     print([pad_source(position, 3, mode) for position in range(-4, 7)], mode)
+    [None, None, None, None, 0, 1, 2, None, None, None, None] constant
+    [0, 1, 2, 1, 0, 1, 2, 1, 0, 1, 2] reflect
+    [2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0] symmetric
+    [0, 0, 0, 0, 0, 1, 2, 2, 2, 2, 2] edge
+    [2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0] wrap
+    """
+    if 0 <= position < size:
+        return position
+    if mode == "reflect":  # period 0 1 2 .. 2 1: the ends are not repeated
+        phase = position % max(2 * size - 2, 1)
+        return min(phase, 2 * size - 2 - phase)
+    if mode == "symmetric":  # period 0 1 2 .. 2 1 0
+        phase = position % (2 * size)
+        return min(phase, 2 * size - 1 - phase)
+    return {"constant": None, "edge": min(max(position, 0), size - 1), "wrap": position % size}[mode]
+
+
+class Reads(NamedTuple):
+    """The triples (o, q, i), "output o reads pixel i through tap q", sorted by each of their ends.
+
+    o, q and i count outputs, taps and pixels in row-major order, whatever the number of axes. Zeros around the image
+    belong to no triple.
+    """
+
+    of_output: list  #: of_output[o] = [(q, i), ...], in ascending q: the window of o
+    of_tap: list  #: of_tap[q] = [(o, i), ...]
+    of_pixel: list  #: of_pixel[i] = [(o, q), ...]
+
+
+def reads(image, kernel, out, *, stride, dilation, padding, flip=False, padding_mode="constant"):
+    """The `Reads` of one geometry, given one entry per axis.
+
+    >>> reads((4,), (3,), (2,), stride=(1,), dilation=(1,), padding=[(0, 0)]).of_output
+    [[(0, 0), (1, 1), (2, 2)], [(0, 1), (1, 2), (2, 3)]]
+    """
+    triples = [(0, 0, 0)]
+    for size, taps, outputs, step, spread, (low, _) in zip(image, kernel, out, stride, dilation, padding, strict=True):
+        axis = [(o, q, pad_source(o * step + (taps - 1 - q if flip else q) * spread - low, size, padding_mode))
+                for o, q in product(range(outputs), range(taps))]
+        axis = [(o, q, i) for o, q, i in axis if i is not None]
+        triples = [(above_o * outputs + o, above_q * taps + q, above_i * size + i)
+                   for (above_o, above_q, above_i), (o, q, i) in product(triples, axis)]
+    relation = Reads(*([[] for _ in range(math.prod(sizes))] for sizes in (out, kernel, image)))
+    for o, q, i in triples:
+        relation.of_output[o].append((q, i))
+        relation.of_tap[q].append((o, i))
+        relation.of_pixel[i].append((o, q))
+    return relation
+
+
+def window_reads(image, kernel, *, stride=1, padding=0, dilation=1, flip=False, padding_mode="constant"):
+    """The output sizes and the `Reads` of a convolution or a pooling of `image`."""
+    stride, dilation = per_axis(stride, len(kernel)), per_axis(dilation, len(kernel))
+    padding = resolve_padding(padding, image, kernel, stride, dilation)
+    out = tuple(conv_output_size(*sizes, *pair)
+                for *sizes, pair in zip(image, kernel, stride, dilation, padding, strict=True))
+    return out, reads(image, kernel, out, stride=stride, dilation=dilation, padding=padding, flip=flip,
+                      padding_mode=padding_mode)
+
+
+def transpose_reads(image, kernel, *, stride=1, padding=0, output_padding=0, dilation=1):
+    """The output sizes and the `Reads` of a transposed convolution, which are those of the convolution it undoes.
+
+    Its input stands where that convolution has its outputs, and its output where that one has its pixels.
+    """
+    stride, dilation, extra = (per_axis(value, len(kernel)) for value in (stride, dilation, output_padding))
+    padding = resolve_padding(padding, image, kernel)
+    out = tuple(conv_transpose_output_size(*sizes, *pair, more)
+                for *sizes, pair, more in zip(image, kernel, stride, dilation, padding, extra, strict=True))
+    return out, reads(out, kernel, image, stride=stride, dilation=dilation, padding=padding)
+
+
+# --------------------------------------------------------------------------------------- layouts, left at the door
+
+
+def open_images(x, rank, layout):
+    """(N, C, pixels) in float64 of images in `layout`, and the sizes of their `rank` axes."""
+    x = np.asarray(x, dtype=np.float64)
+    x = np.moveaxis(x, -1, -rank - 1) if layout == "channels_last" else x
+    image = x.shape[-rank:]
+    return x.reshape(x.shape[0] if x.ndim == rank + 2 else 1, x.shape[-rank - 1], math.prod(image)), image
+
+
+def close_images(x, image, layout, batched):
+    """The inverse of `open_images`; the batch axis goes if it was not there."""
+    x = x.reshape(*x.shape[:2], *image)[slice(None) if batched else 0]
+    return np.moveaxis(x, -len(image) - 1, -1) if layout == "channels_last" else x
+
+
+def open_kernels(w, layout):
+    """(K, C/groups, taps) in float64 of kernels in `layout`, and the sizes of their axes."""
+    w = np.asarray(w, dtype=np.float64)
+    w = np.moveaxis(w, (-1, -2), (0, 1)) if layout == "channels_last" else w
+    return w.reshape(*w.shape[:2], -1), w.shape[2:]
+
+
+def close_kernels(w, kernel, layout):
+    """The inverse of `open_kernels`."""
+    w = w.reshape(*w.shape[:2], *kernel)
+    return np.moveaxis(w, (0, 1), (-1, -2)) if layout == "channels_last" else w
+
+
+# ------------------------------------------------------------------------------------------------- the three sums
+
+
+def sums_at_outputs(x, w, relation, groups, b=None):
+    """y[n,k,o] = b[k] + sum over c and all (q, i) with o of w[k,c,q] x[n,c,i], c in the group of k."""
+    (N, _, _), (K, members, _) = x.shape, w.shape
+    y = np.zeros((N, K, len(relation.of_output)))
+    x, w, b = x.tolist(), w.tolist(), [0.0] * K if b is None else np.asarray(b).tolist()
+    for n, k in product(range(N), range(K)):
+        first = k // (K // groups) * members
+        channels = list(zip(w[k], x[n][first:first + members], strict=True))
+        for o, window in enumerate(relation.of_output):
+            y[n, k, o] = total([b[k], *(w_c[q] * x_c[i] for w_c, x_c in channels for q, i in window)])
+    return y
+
+
+def sums_at_pixels(dy, w, relation, groups, b=None):
+    """dx[n,c,i] = b[c] + sum over k and all (o, q) with i of w[k,c,q] dy[n,k,o], k in the group of c.
+
+    The gradient of a convolution has no b; the transposed convolution has.
+    """
+    (N, _, _), (K, members, _) = dy.shape, w.shape
+    dx = np.zeros((N, groups * members, len(relation.of_pixel)))
+    dy, w, b = dy.tolist(), w.tolist(), [0.0] * dx.shape[1] if b is None else np.asarray(b).tolist()
+    for n, c in product(range(N), range(groups * members)):
+        first = c // members * (K // groups)
+        channels = [(w[k][c % members], dy[n][k]) for k in range(first, first + K // groups)]
+        for i, readers in enumerate(relation.of_pixel):
+            dx[n, c, i] = total([b[c], *(w_k[q] * dy_k[o] for w_k, dy_k in channels for o, q in readers)])
+    return dx
+
+
+def sums_at_taps(dy, x, relation, groups):
+    """dw[k,c,q] = sum over n and all (o, i) with q of dy[n,k,o] x[n,c,i], c in the group of k."""
+    (N, K, _), members = dy.shape, x.shape[1] // groups
+    dw = np.zeros((K, members, len(relation.of_tap)))
+    dy, x = dy.tolist(), x.tolist()
+    for k, c in product(range(K), range(members)):
+        images = [(dy[n][k], x[n][k // (K // groups) * members + c]) for n in range(N)]
+        for q, pairs in enumerate(relation.of_tap):
+            dw[k, c, q] = total(dy_n[o] * x_n[i] for dy_n, x_n in images for o, i in pairs)
+    return dw
+
+
+def sums_of_channels(dy):
+    """db[k] = sum over n and o of dy[n,k,o]."""
+    return np.array([total(channel) for channel in np.moveaxis(dy, 1, 0).reshape(dy.shape[1], -1).tolist()])
+
+
+# ---------------------------------------------------------------------------------------------------- convolution
+
+
+def conv_forward(x, w, b=None, *, groups=1, layout="channels_last", activation=None, **geometry):
+    """y = activation(b + w * x), as `convrnn.conv1d`, `conv2d` and `conv3d`; the rank is that of w.
+
+    y[n,k,o] = activation(b[k] + sum_{c,q} w[k,c,q] x[n, c, o*stride + q*dilation - low])
+
+    `geometry` is any of stride, padding, dilation, flip and padding_mode.
+
+    >>> conv_forward([[1.0], [2.0], [4.0], [8.0]], [[[1.0]], [[10.0]]]).ravel()
+    array([21., 42., 84.])
+    """
+    kernels, kernel = open_kernels(w, layout)
+    images, image = open_images(x, len(kernel), layout)
+    out, relation = window_reads(image, kernel, **geometry)
+    y = sums_at_outputs(images, kernels, relation, groups, b)
+    y = np.reshape([ACTIVATIONS[activation](value) for value in y.ravel().tolist()], y.shape)
+    return close_images(y, out, layout, batched=np.ndim(x) > np.ndim(w) - 1)
+
+
+def conv_backward(dy, x, w, *, groups=1, layout="channels_last", **geometry):
+    """The gradients (dx, dw, db) of <dy, b + w * x>.
+
+    dx[n,c,i] = sum of w[k,c,q] dy[n,k,o] over the k and the (o, q) that read pixel i in the forward pass
+    dw[k,c,q] = sum_{n,o} dy[n,k,o] x[n, c, o*stride + q*dilation - low]
+    db[k]     = sum_{n,o} dy[n,k,o]
+
+    >>> dx, dw, db = conv_backward([[1.0], [0.0], [2.0]], [[1.0], [2.0], [4.0], [8.0]], [[[1.0]], [[10.0]]])
+    >>> dx.ravel(), dw.ravel(), db
+    (array([ 1., 10.,  2., 20.]), array([ 9., 18.]), array([3.]))
+    """
+    kernels, kernel = open_kernels(w, layout)
+    images, image = open_images(x, len(kernel), layout)
+    gradients, _ = open_images(dy, len(kernel), layout)
+    _, relation = window_reads(image, kernel, **geometry)
+    dx = sums_at_pixels(gradients, kernels, relation, groups)
+    dw = sums_at_taps(gradients, images, relation, groups)
+    dx = close_images(dx, image, layout, batched=np.ndim(x) > np.ndim(w) - 1)
+    return dx, close_kernels(dw, kernel, layout), sums_of_channels(gradients)
+
+
+def conv_transpose_forward(x, w, b=None, *, groups=1, layout="channels_last", **geometry):
+    """y = b + the input gradient, at the output gradient x, of the convolution with kernel w.
+
+    y[n,k,i] = b[k] + sum of w[c,k,q] x[n,c,o] over all c and all (o, q) with o*stride + q*dilation - low = i
+
+    w is the array of that convolution: its in-channels are the out-channels here. `geometry` is any of stride,
+    padding, output_padding and dilation.
+
+    >>> conv_transpose_forward([[1.0], [0.0], [2.0]], [[[1.0]], [[10.0]]]).ravel()
+    array([ 1., 10.,  2., 20.])
+    """
+    kernels, kernel = open_kernels(w, layout)
+    images, image = open_images(x, len(kernel), layout)
+    out, relation = transpose_reads(image, kernel, **geometry)
+    y = sums_at_pixels(images, kernels, relation, groups, b)
+    return close_images(y, out, layout, batched=np.ndim(x) > np.ndim(w) - 1)
+
+
+def conv_transpose_backward(dy, x, w, *, groups=1, layout="channels_last", **geometry):
+    """The gradients (dx, dw, db) of <dy, conv_transpose_forward(x, w, b)>; dx is the convolution of dy with w.
+
+    dx[n,c,o] = sum_{k,q} w[c,k,q] dy[n, k, o*stride + q*dilation - low]
+    dw[c,k,q] = sum_{n,o} x[n,c,o] dy[n, k, o*stride + q*dilation - low]
+    db[k]     = sum_{n,i} dy[n,k,i]
+    """
+    kernels, kernel = open_kernels(w, layout)
+    images, image = open_images(x, len(kernel), layout)
+    gradients, _ = open_images(dy, len(kernel), layout)
+    _, relation = transpose_reads(image, kernel, **geometry)
+    dx = sums_at_outputs(gradients, kernels, relation, groups)
+    dw = sums_at_taps(images, gradients, relation, groups)
+    dx = close_images(dx, image, layout, batched=np.ndim(x) > np.ndim(w) - 1)
+    return dx, close_kernels(dw, kernel, layout), sums_of_channels(gradients)
+
+
+# -------------------------------------------------------------------------------------------------------- pooling
+
+
+def first_maximum(values, pixels):
+    """The first of `pixels` at which `values` is largest, or NaN.
+
+    >>> first_maximum([3.0, 7.0, 7.0], [0, 1, 2]), first_maximum([3.0, math.nan, 7.0], [0, 1, 2])
+    (1, 1)
+    """
+    return max(pixels, key=lambda i: (math.isnan(values[i]), values[i]))
+
+
+def max_pool_forward(x, size, *, stride=None, padding=0, layout="channels_last"):
+    """y[n,c,o] = the maximum of x[n,c,i] over the i in the window of o; a NaN in the window is passed on.
+
+    `size` has one entry per axis, a stride of None is the size, padding counts as -infinity.
+
+    >>> max_pool_forward([[1.0], [5.0], [2.0], [3.0], [9.0]], (2,)).ravel()
+    array([5., 3.])
+    """
+    images, image = open_images(x, len(size), layout)
+    out, relation = window_reads(image, size, stride=size if stride is None else stride, padding=padding)
+    y = np.zeros((*images.shape[:2], len(relation.of_output)))
+    for n, c in np.ndindex(*images.shape[:2]):
+        values = images[n, c].tolist()
+        y[n, c] = [values[first_maximum(values, [i for _, i in window])] for window in relation.of_output]
+    return close_images(y, out, layout, batched=np.ndim(x) > len(size) + 1)
+
+
+def max_pool_backward(dy, x, size, *, stride=None, padding=0, layout="channels_last"):
+    """dx[n,c,i] = the sum of dy[n,c,o] over the windows o of which i is the first maximum (or NaN).
+
+    >>> max_pool_backward([[10.0], [20.0]], [[1.0], [5.0], [2.0], [3.0], [9.0]], (2,)).ravel()
+    array([ 0., 10.,  0., 20.,  0.])
+    """
+    images, image = open_images(x, len(size), layout)
+    gradients, _ = open_images(dy, len(size), layout)
+    _, relation = window_reads(image, size, stride=size if stride is None else stride, padding=padding)
+    dx = np.zeros(images.shape)
+    for n, c in np.ndindex(*images.shape[:2]):
+        values, received = images[n, c].tolist(), [[] for _ in relation.of_pixel]
+        for window, given in zip(relation.of_output, gradients[n, c].tolist(), strict=True):
+            received[first_maximum(values, [i for _, i in window])].append(given)
+        dx[n, c] = [total(terms) for terms in received]
+    return close_images(dx, image, layout, batched=np.ndim(x) > len(size) + 1)
+
+
+def avg_pool_forward(x, size, *, stride=None, padding=0, layout="channels_last"):
+    """y[n,c,o] = the sum of x[n,c,i] over the i in the window of o, divided by its full size, padding counted.
+
+    It is the convolution of every channel with a kernel of ones, divided.
+
+    >>> avg_pool_forward([[1.0], [5.0], [2.0], [4.0]], (2,), padding=1).ravel()
+    array([0.5, 3.5, 2. ])
+    """
+    images, image = open_images(x, len(size), layout)
+    out, relation = window_reads(image, size, stride=size if stride is None else stride, padding=padding)
+    channels, taps = images.shape[1], math.prod(size)
+    y = sums_at_outputs(images, np.ones((channels, 1, taps)), relation, groups=channels) / taps
+    return close_images(y, out, layout, batched=np.ndim(x) > len(size) + 1)
+
+
+def avg_pool_backward(dy, x_shape, size, *, stride=None, padding=0, layout="channels_last"):
+    """dx[n,c,i] = the sum of dy[n,c,o] over the windows o that hold i, divided by the full size of a window.
+
+    >>> avg_pool_backward([[2.0], [4.0], [6.0]], (4, 1), (2,), padding=1).ravel()
+    array([1., 2., 2., 3.])
+    """
+    gradients, _ = open_images(dy, len(size), layout)
+    image = x_shape[-len(size) - 1:-1] if layout == "channels_last" else x_shape[-len(size):]
+    _, relation = window_reads(image, size, stride=size if stride is None else stride, padding=padding)
+    channels, taps = gradients.shape[1], math.prod(size)
+    dx = sums_at_pixels(gradients, np.ones((channels, 1, taps)), relation, groups=channels) / taps
+    return close_images(dx, image, layout, batched=len(x_shape) > len(size) + 1)

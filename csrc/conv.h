@@ -1,0 +1,108 @@
+/* What the passes of a convolution share: validation, and how the output positions of an axis see the input. */
+#ifndef CR_CONV_H
+#define CR_CONV_H
+
+#include "kernels.h"
+#include "runtime.h"
+
+/* CR_OK, or the words for the first thing that is wrong with conv. */
+CR_HIDDEN enum cr_status cr_conv_check(const struct cr_conv *conv);
+
+/* ---------------------------------------------------------------------------------------------------- axis ---- */
+
+/* A convolution is, along each axis, a set of pairs (tap, source) for every target position: the target is the sum
+ * over them of kernel[tap] * input[source].
+ *
+ *     forward        target o of the output: source = o*stride + tap*dilation - low in the image, for every tap
+ *     backward_data  target i of the image:  source = (i + low - tap*dilation) / stride in the output, where exact
+ *
+ * Targets i, i + phases, i + 2*phases, ... are a phase: they use the same taps, and their sources are one apart (the
+ * sub-pixel phases of a strided backward pass; the forward pass has one phase, and sources stride apart). */
+
+struct cr_border { /* backward_data under a padding mode: a pair that reads a cell beyond the image */
+    int64_t target, tap, source;
+};
+
+struct cr_axis {
+    int64_t targets, sources; /* extents of the axis in the result and in what is read */
+    int64_t kernel, stride, dilation, low;
+    int64_t phases;
+    int backward;
+    enum cr_pad_mode mode;
+    struct cr_border *border; /* [border_count], ascending; owned */
+    int64_t border_count;
+};
+
+/* Axis number `axis` of conv, seen forward or backward. Allocates only for the border. */
+CR_HIDDEN enum cr_status cr_axis_open(struct cr_axis *axis, const struct cr_conv *conv, int number, int backward);
+CR_HIDDEN void cr_axis_close(struct cr_axis *axis);
+
+struct cr_pair {
+    int64_t tap, source;
+};
+
+/* The most pairs a target can have. */
+CR_HIDDEN int64_t cr_axis_pairs(const struct cr_axis *axis);
+
+/* A run of `count` targets of one phase from `target` on, `phases` apart, not past `end`, that have the same taps:
+ * writes the pairs of the first target and returns how many; those of the next target have sources source_step
+ * further on. *count is at least 1. */
+CR_HIDDEN int64_t cr_axis_run(const struct cr_axis *axis, int64_t target, int64_t end, struct cr_pair *pairs,
+                              int64_t *count);
+CR_HIDDEN int64_t cr_axis_source_step(const struct cr_axis *axis);
+
+/* Forward: the source that target reads with tap, or -1 if it is padding that counts as nothing. */
+CR_HIDDEN int64_t cr_axis_source(const struct cr_axis *axis, int64_t target, int64_t tap);
+
+/* Forward: the targets of [*target, end) from the first one on that has a source with this tap, as long as sources
+ * are source_step apart: moves *target there and returns their number, 0 if there are none. */
+CR_HIDDEN int64_t cr_axis_tap_run(const struct cr_axis *axis, int64_t tap, int64_t *target, int64_t end,
+                                  int64_t *source);
+
+/* A rectangle of targets that all have the same taps: targets target[a] + i*phases, i < count[a], along axis a. The
+ * pairs are those of its first corner. Along depth it is one target thick. */
+struct cr_rectangle {
+    int64_t target[3], count[3], pair_count[3];
+    struct cr_pair *pairs[3]; /* room for cr_axis_pairs each */
+};
+
+/* Visits the rectangles that make up rows [row, row_end), a row being a (depth, height) pair of targets. */
+CR_HIDDEN void cr_rectangles(const struct cr_axis axis[3], int64_t row, int64_t row_end,
+                             struct cr_rectangle *rectangle, void (*visit)(void *context), void *context);
+
+/* -------------------------------------------------------------------------------------------------- gather ---- */
+
+/* y = act(bias + the sum over (tap, source) pairs of w[tap] x[source]): what forward and backward_data are.
+ * w.batch is the stride along y's channels, w.channel along x's. */
+struct cr_gather {
+    enum cr_dtype dtype;
+    int64_t N, groups, in_channels, out_channels; /* channels of a group */
+    struct cr_axis axis[3];
+    const struct cr_tensor *x, *w, *y;
+    int64_t w_group; /* stride of w from one group to the next */
+    const void *bias;
+    enum cr_activation activation;
+};
+
+CR_HIDDEN enum cr_status cr_gather(const struct cr_gather *gather);
+
+/* data + offset elements of size bytes. */
+static inline void *cr_at(const void *data, int64_t offset, int64_t size)
+{
+    return (char *)(uintptr_t)data + offset * size;
+}
+
+static inline int64_t cr_smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static inline int64_t cr_larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Ceiling of a / b for b > 0 and any a. */
+static inline int64_t cr_ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
+
+/* Part `part` of `parts` nearly equal parts of [0, total) is [cr_cut(total, part, parts), cr_cut(total, part + 1, parts)). */
+static inline int64_t cr_cut(int64_t total, int64_t part, int64_t parts)
+{
+    return total / parts * part + cr_smaller(total % parts, part);
+}
+
+#endif

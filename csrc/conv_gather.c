@@ -1,0 +1,327 @@
+/* A convolution as a gather: every target of y adds up what its taps see of x. Forward and backward_data both are.
+ *
+ * The targets are cut into rectangles in which all see the same taps (cr_axis_run): the inside of the image, and the
+ * strips along its borders. In a rectangle the taps are one list of steps for the tile, so neither padding nor the
+ * stride phases cost a multiplication. Three ways to hold a part of y in a tile:
+ *
+ *     CHANNELS   m pixels x n channels of y; x is read where it lies, w from a packed panel
+ *     PIXELS     m channels of y x n pixels of a row; both are read where they lie; for few channels
+ *     DIAGONAL   m pixels x n channels of a depthwise convolution
+ *
+ * Every output is the sum of the same terms in the same order in the first two, so results do not depend on the
+ * layout; nor on N, on the threads, or on which rectangle a pixel lies in. */
+#include "conv.h"
+
+enum orientation { CHANNELS, PIXELS, DIAGONAL };
+
+/* Rows of a packed panel: 4608 rows of 128 bytes stay in a second-level cache while the pixels stream by, and hold
+ * the 3x3 taps of 512 channels. */
+enum { PANEL_ROWS = 4608, CHANNEL_CHUNK = 1024, STEPS = 2048 };
+
+struct plan {
+    const struct cr_gather *gather;
+    const struct cr_kernels *kernels;
+    void (*tile)(const struct cr_tile *tile);
+    enum orientation orientation;
+    int packs;                      /* panels of w are packed; otherwise w is read where it lies */
+    int64_t vector_channels; /* what panels cut up: the channels of a group of y, or all of them if DIAGONAL */
+    int64_t panels_of_group, panels; /* panels: disjoint ranges of the channels of y */
+    int64_t panel_channels;
+    int64_t taps, tap_chunk, channel_chunk; /* what of a panel is packed at a time */
+    int64_t rows;                           /* of an image of y: depth x height */
+    char *workspace;                        /* [parts] of part_bytes */
+    int64_t part_bytes, pairs_offset, panel_offset;
+};
+
+/* Where one part of the work stands. */
+struct walk {
+    const struct plan *plan;
+    struct cr_step *steps;
+    void *panel;
+    int64_t group, channel, channels; /* the panel: y's channels [channel, channel + channels) of a group */
+    int64_t tap, tap_end;             /* the chunk: taps [tap, tap_end), */
+    int64_t c, c_end;                 /* in-channels [c, c_end) of the group */
+    int first_chunk, last_chunk;
+    int64_t image, image_end;
+    struct cr_rectangle rectangle;
+};
+
+/* ------------------------------------------------------------------------------------------------- the tiles ---- */
+
+static struct cr_tile tile_of_walk(const struct walk *walk, int begin, int finish)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_gather *gather = plan->gather;
+    const struct cr_tensor *x = gather->x, *w = gather->w, *y = gather->y;
+    const int64_t size = plan->kernels->size;
+    const int64_t out_channel = walk->group * gather->out_channels + walk->channel;
+    const void *bias = gather->bias && finish ? cr_at(gather->bias, out_channel, size) : NULL;
+    const int64_t in_channel =
+        plan->orientation == DIAGONAL ? walk->channel : walk->group * gather->in_channels + walk->c;
+    void *source = cr_at(x->data, in_channel * x->channel, size);
+    void *kernel = plan->packs ? walk->panel
+                               : cr_at(w->data, walk->group * gather->w_group + walk->channel * w->batch +
+                                                    walk->c * w->channel, size);
+    struct cr_tile tile = {
+        .c = cr_at(y->data, out_channel * y->channel, size),
+        .steps = walk->steps,
+        .k = walk->c_end - walk->c,
+        .accumulate = !begin,
+        .activation = finish ? gather->activation : CR_IDENTITY,
+    };
+
+    if (plan->orientation == PIXELS) {
+        tile.a = kernel;
+        tile.a_row = w->batch;
+        tile.a_k = w->channel;
+        tile.b = source;
+        tile.b_k = x->channel;
+        tile.c_row = y->channel;
+        tile.m = (int)walk->channels;
+        tile.bias_row = bias;
+    } else {
+        tile.a = source;
+        tile.a_k = x->channel;
+        tile.b = kernel;
+        tile.b_k = plan->packs ? plan->kernels->columns : w->channel;
+        tile.c_column = y->channel;
+        tile.n = (int)walk->channels;
+        tile.bias_column = bias;
+    }
+    return tile;
+}
+
+/* All tiles of the rectangle, in images [image, image_end), of the steps gathered so far. */
+static void run_tiles(const struct walk *walk, int64_t steps, int begin, int finish)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_rectangle *r = &walk->rectangle;
+    const struct cr_gather *gather = plan->gather;
+    const struct cr_tensor *x = gather->x, *y = gather->y;
+    const struct cr_kernels *kernels = plan->kernels;
+    const int pixels = plan->orientation == PIXELS;
+    struct cr_tile tile = tile_of_walk(walk, begin, finish);
+
+    /* A tile lies along a row, or down a column where the rectangle is taller than wide. */
+    const int along = !pixels && r->count[1] > r->count[2] ? 1 : 2, across = 3 - along;
+    const int64_t x_along = cr_axis_source_step(&gather->axis[along]) * x->space[along];
+    const int64_t x_across = cr_axis_source_step(&gather->axis[across]) * x->space[across];
+    const int64_t y_along = gather->axis[along].phases * y->space[along];
+    const int64_t y_across = gather->axis[across].phases * y->space[across];
+    const int64_t block = !pixels ? kernels->rows : tile.m == 1 ? kernels->row_columns : kernels->columns;
+    const int64_t blocks = cr_ceil_div(r->count[along], block);
+    const void *x_data = pixels ? tile.b : tile.a;
+    char *y_data = tile.c;
+
+    tile.batch = steps;
+    if (pixels)
+        tile.c_column = y_along;
+    else {
+        tile.a_row = x_along;
+        tile.c_row = y_along;
+    }
+    for (int64_t image = walk->image; image < walk->image_end; image++)
+        for (int64_t line = 0; line < r->count[across]; line++) {
+            const int64_t x_line = image * x->batch + line * x_across;
+            const int64_t y_line = image * y->batch + line * y_across + r->target[0] * y->space[0] +
+                                   r->target[1] * y->space[1] + r->target[2] * y->space[2];
+            for (int64_t b = 0; b < blocks; b++) {
+                /* Rows of a tile are shared out evenly, vectors are filled. */
+                const int64_t start = pixels ? b * block : cr_cut(r->count[along], b, blocks);
+                const int64_t end = pixels ? cr_smaller(start + block, r->count[along])
+                                           : cr_cut(r->count[along], b + 1, blocks);
+                const void *from = cr_at(x_data, x_line + start * x_along, kernels->size);
+                if (pixels) {
+                    tile.b = from;
+                    tile.n = (int)(end - start);
+                } else {
+                    tile.a = from;
+                    tile.m = (int)(end - start);
+                }
+                tile.c = cr_at(y_data, y_line + start * y_along, kernels->size);
+                plan->tile(&tile);
+            }
+        }
+}
+
+/* Lists the taps of the rectangle that lie in the chunk, and runs its tiles: at once, or in batches where a padding
+ * mode makes the list longer than the room for it. */
+static void run_rectangle(void *context)
+{
+    const struct walk *walk = context;
+    const struct cr_rectangle *r = &walk->rectangle;
+    const struct plan *plan = walk->plan;
+    const struct cr_gather *gather = plan->gather;
+    const struct cr_tensor *x = gather->x, *w = gather->w;
+    const int64_t packed_tap = (walk->c_end - walk->c) * plan->kernels->columns;
+    int begin = walk->first_chunk;
+    int64_t steps = 0;
+
+    for (int64_t d = 0; d < r->pair_count[0]; d++)
+        for (int64_t h = 0; h < r->pair_count[1]; h++)
+            for (int64_t i = 0; i < r->pair_count[2]; i++) {
+                const struct cr_pair pd = r->pairs[0][d], ph = r->pairs[1][h], pw = r->pairs[2][i];
+                const int64_t tap = (pd.tap * gather->axis[1].kernel + ph.tap) * gather->axis[2].kernel + pw.tap;
+                if (tap < walk->tap || tap >= walk->tap_end) continue;
+                if (steps == STEPS) {
+                    run_tiles(walk, steps, begin, 0);
+                    begin = steps = 0;
+                }
+                const int64_t source = pd.source * x->space[0] + ph.source * x->space[1] + pw.source * x->space[2];
+                const int64_t kernel =
+                    plan->packs ? (tap - walk->tap) * packed_tap
+                                : pd.tap * w->space[0] + ph.tap * w->space[1] + pw.tap * w->space[2];
+                walk->steps[steps++] = plan->orientation == PIXELS ? (struct cr_step){.a = kernel, .b = source}
+                                                                   : (struct cr_step){.a = source, .b = kernel};
+            }
+    run_tiles(walk, steps, begin, walk->last_chunk);
+}
+
+/* -------------------------------------------------------------------------------------------------- the walk ---- */
+
+/* Taps [tap, tap_end) and in-channels [c, c_end) of the panel, packed as [tap][c][columns]. */
+static void pack_chunk(const struct walk *walk)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_gather *gather = plan->gather;
+    const struct cr_tensor *w = gather->w;
+    const int64_t kh = gather->axis[1].kernel, kw = gather->axis[2].kernel, size = plan->kernels->size;
+    const int64_t depth = walk->c_end - walk->c;
+    const int64_t along_n = plan->orientation == DIAGONAL ? gather->w_group : w->batch;
+    const int64_t start = walk->group * gather->w_group + walk->channel * along_n + walk->c * w->channel;
+
+    for (int64_t tap = walk->tap; tap < walk->tap_end; tap++) {
+        const int64_t at = tap / (kh * kw) * w->space[0] + tap / kw % kh * w->space[1] + tap % kw * w->space[2];
+        plan->kernels->pack(cr_at(walk->panel, (tap - walk->tap) * depth * plan->kernels->columns, size),
+                            cr_at(w->data, start + at, size), depth, walk->channels, w->channel, along_n);
+    }
+}
+
+/* Units [start, end) of a panel, a unit being a row of an image. */
+static void run_panel(struct walk *walk, int64_t panel, int64_t start, int64_t end)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_gather *gather = plan->gather;
+    const int64_t rows = plan->rows, index = panel % plan->panels_of_group;
+
+    walk->group = panel / plan->panels_of_group;
+    walk->channel = index * plan->panel_channels;
+    walk->channels = cr_smaller(plan->panel_channels, plan->vector_channels - walk->channel);
+
+    for (walk->tap = 0; walk->tap < plan->taps; walk->tap = walk->tap_end) {
+        walk->tap_end = cr_smaller(walk->tap + plan->tap_chunk, plan->taps);
+        for (walk->c = 0; walk->c < gather->in_channels; walk->c = walk->c_end) {
+            walk->c_end = cr_smaller(walk->c + plan->channel_chunk, gather->in_channels);
+            walk->first_chunk = walk->tap == 0 && walk->c == 0;
+            walk->last_chunk = walk->tap_end == plan->taps && walk->c_end == gather->in_channels;
+            if (plan->packs) pack_chunk(walk);
+            for (int64_t unit = start; unit < end;) {
+                const int64_t row = unit % rows;
+                const int64_t images = row == 0 ? (end - unit) / rows : 0;
+                walk->image = unit / rows;
+                walk->image_end = walk->image + cr_larger(images, 1);
+                const int64_t row_end = images ? rows : cr_smaller(rows, row + end - unit);
+                cr_rectangles(gather->axis, row, row_end, &walk->rectangle, run_rectangle, walk);
+                unit += images ? images * rows : row_end - row;
+            }
+        }
+    }
+}
+
+static void run_part(void *context, int part, int parts)
+{
+    const struct plan *plan = context;
+    const int64_t units = plan->gather->N * plan->rows; /* of a panel */
+    const int64_t start = cr_cut(plan->panels * units, part, parts);
+    const int64_t end = cr_cut(plan->panels * units, part + 1, parts);
+    char *workspace = plan->workspace + part * plan->part_bytes;
+    struct walk walk = {.plan = plan, .steps = (struct cr_step *)(void *)workspace};
+
+    workspace += plan->pairs_offset;
+    for (int axis = 0; axis < 3; axis++) {
+        walk.rectangle.pairs[axis] = (struct cr_pair *)(void *)workspace;
+        workspace += cr_axis_pairs(&plan->gather->axis[axis]) * (int64_t)sizeof(struct cr_pair);
+    }
+    walk.panel = plan->workspace + part * plan->part_bytes + plan->panel_offset;
+
+    for (int64_t unit = start; unit < end;) {
+        const int64_t panel = unit / units, next = cr_smaller(end, (panel + 1) * units);
+        run_panel(&walk, panel, unit - panel * units, next - panel * units);
+        unit = next;
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------- the plan ---- */
+
+/* The share of a vector's lanes that do useful work if extent elements fill vectors. */
+static double filling(int64_t extent, int lanes)
+{
+    return (double)extent / (double)(cr_ceil_div(extent, lanes) * lanes);
+}
+
+static enum orientation choose_orientation(const struct cr_gather *gather, const struct cr_kernels *kernels)
+{
+    const struct cr_axis *width = &gather->axis[2];
+    const int64_t row = cr_ceil_div(width->targets, width->phases);
+    if (gather->groups > 1 && gather->in_channels == 1 && gather->out_channels == 1 && gather->x->channel == 1)
+        return DIAGONAL;
+    if (cr_axis_source_step(width) * gather->x->space[2] == 1 &&
+        filling(row, kernels->lanes) > filling(gather->out_channels, kernels->lanes))
+        return PIXELS;
+    return CHANNELS;
+}
+
+static enum cr_status allocate_workspace(struct plan *plan, int parts)
+{
+    const int64_t pair_bytes = sizeof(struct cr_pair), line = 64;
+    int64_t bytes = STEPS * (int64_t)sizeof(struct cr_step), panel = 0;
+
+    plan->pairs_offset = bytes;
+    for (int axis = 0; axis < 3; axis++)
+        if (cr_multiply_add(cr_axis_pairs(&plan->gather->axis[axis]), pair_bytes, bytes, &bytes))
+            return cr_fail(CR_OVERFLOW, "the list of taps does not fit 63 bits");
+    if (plan->packs)
+        panel = plan->tap_chunk * plan->channel_chunk * plan->kernels->columns * plan->kernels->size;
+    plan->panel_offset = cr_ceil_div(bytes, line) * line;
+    plan->part_bytes = cr_ceil_div(plan->panel_offset + panel, line) * line;
+    if (cr_multiply_add(plan->part_bytes, parts, 0, &bytes)) bytes = -1;
+    plan->workspace = cr_allocate(bytes);
+    return plan->workspace ? CR_OK : CR_OUT_OF_MEMORY;
+}
+
+enum cr_status cr_gather(const struct cr_gather *gather)
+{
+    const struct cr_axis *axis = gather->axis;
+    const struct cr_kernels *kernels = cr_kernels(gather->dtype);
+    const int64_t pixels = axis[0].targets * axis[1].targets * axis[2].targets;
+    struct plan plan = {
+        .gather = gather,
+        .kernels = kernels,
+        .orientation = choose_orientation(gather, kernels),
+        .taps = axis[0].kernel * axis[1].kernel * axis[2].kernel,
+        .rows = axis[0].targets * axis[1].targets,
+    };
+    const int64_t taps_of_phase = cr_ceil_div(plan.taps, axis[0].phases * axis[1].phases * axis[2].phases);
+    const double operations = (double)gather->N * (double)pixels * (double)taps_of_phase *
+                              (double)gather->in_channels * (double)gather->out_channels * (double)gather->groups;
+    const int parts = cr_parts(operations);
+    enum cr_status status;
+
+    if (gather->N == 0) return CR_OK;
+    plan.tile = plan.orientation == DIAGONAL ? kernels->diagonal : kernels->product;
+    /* Packing a panel costs about what a row of tiles does: not worth it for one or two of them. */
+    plan.packs = plan.orientation == DIAGONAL ||
+                 (plan.orientation == CHANNELS && (gather->w->batch != 1 || pixels > 2 * kernels->rows));
+    plan.panel_channels = plan.orientation == PIXELS ? kernels->rows : kernels->columns;
+    plan.vector_channels = plan.orientation == DIAGONAL ? gather->groups : gather->out_channels;
+    plan.panels_of_group = cr_ceil_div(plan.vector_channels, plan.panel_channels);
+    plan.panels = plan.panels_of_group * (plan.orientation == DIAGONAL ? 1 : gather->groups);
+    /* The chunks set the order of summation, so they are the same whether or not w is packed. */
+    plan.channel_chunk = cr_smaller(gather->in_channels, CHANNEL_CHUNK);
+    plan.tap_chunk = cr_smaller(plan.taps, cr_larger(1, PANEL_ROWS / plan.channel_chunk));
+
+    status = allocate_workspace(&plan, parts);
+    if (status == CR_OK) cr_parallel(parts, run_part, &plan);
+    cr_release(plan.workspace);
+    return status;
+}

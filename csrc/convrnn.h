@@ -1,0 +1,213 @@
+/* convrnn: convolution in C, forward and backward, on strided arrays.
+ *
+ * SPDX-License-Identifier: BSD-3-Clause
+ *
+ * Introduction
+ * ------------
+ * This header is the whole of the C interface and its manual. The library knows nothing of Python; it needs a C11
+ * compiler with GCC/Clang vector types, libm-free arithmetic and POSIX threads.
+ *
+ *     struct cr_conv conv = {.dtype = CR_FLOAT32, .N = 1, .C = 3, .K = 8, .groups = 1,
+ *                            .in = {1, 28, 28}, .kernel = {1, 3, 3}, .out = {1, 26, 26},
+ *                            .stride = {1, 1, 1}, .dilation = {1, 1, 1}};
+ *     enum cr_status status = cr_conv_forward(&conv, &x, &w, NULL, &y);
+ *     if (status != CR_OK) fprintf(stderr, "%s: %s\n", cr_status_name(status), cr_error_message());
+ *
+ * Letters, everywhere: N batch, C in-channels, K out-channels, D H W depth, height and width of the image, KD KH KW
+ * of the kernel, OD OH OW of the output. Gradients are `d` + the tensor: dx, dw, db, dy.
+ *
+ * Rules for every function
+ * ------------------------
+ * - Sizes and strides are int64_t; strides count elements, not bytes, and may be zero or negative.
+ * - The caller owns every array. Inputs are never written to; nothing is kept after the call returns. Data pointers
+ *   are aligned to their element. Outputs may not overlap inputs, and no two elements of an output may be the same.
+ * - Everything is checked, and all workspace is allocated, before the first byte of an output is written: on a status
+ *   other than CR_OK the outputs are untouched.
+ * - Every function may be called from many threads at once. Results do not depend on the number of threads, nor on
+ *   N or the position in the batch, bit for bit; they may differ between instruction sets.
+ * - Zero N is legal: nothing is computed (gradients of the weights are zero). All other sizes are at least 1.
+ */
+#ifndef CONVRNN_H
+#define CONVRNN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CR_VERSION "0.1.0"
+
+/* -------------------------------------------------------------------------------------------------- status ---- */
+
+enum cr_status {
+    CR_OK = 0,
+    CR_INVALID_ARGUMENT, /* a size, stride or option that has no meaning, or operands that disagree */
+    CR_OVERFLOW,         /* a product of sizes does not fit 63 bits */
+    CR_OUT_OF_MEMORY     /* workspace could not be allocated */
+};
+
+/* The name of a status: "CR_OK", ... A static string. */
+const char *cr_status_name(enum cr_status status);
+
+/* Words for the last status other than CR_OK in the calling thread: which argument, what was given, what was
+ * expected. Valid until the next call in the same thread; "" before any failure. */
+const char *cr_error_message(void);
+
+/* ------------------------------------------------------------------------------------------- process wide ---- */
+
+/* The version of the library that runs, CR_VERSION of its own header. A static string. */
+const char *cr_version(void);
+
+/* The instruction set in use: "generic", "avx2" or "avx512". Chosen at first use: the best that the processor and the
+ * build have, or the one named by the environment variable CONVRNN_ISA, if it can run. A static string. */
+const char *cr_isa(void);
+
+/* The instruction sets this processor can run, of those that were built, best last. Returns their number and points
+ * *names at a static array. */
+int cr_available_isas(const char *const **names);
+
+/* Switches to the instruction set called name, as CONVRNN_ISA does. For tests; not while other calls run.
+ * CR_INVALID_ARGUMENT if it is unknown or cannot run here. */
+enum cr_status cr_set_isa(const char *name);
+
+/* The number of threads a call may use, the calling one included. Initially CONVRNN_NUM_THREADS, else
+ * OMP_NUM_THREADS, else the processors this process may use (affinity, cgroup quota). Setting it to 1 joins the
+ * idle workers. CR_INVALID_ARGUMENT for n < 1. */
+int cr_get_num_threads(void);
+enum cr_status cr_set_num_threads(int64_t n);
+
+/* Replaces malloc and free for all workspace, e.g. to count or to fail. NULL, NULL restores them. Not while calls
+ * run. Blocks must be aligned as malloc aligns them. */
+void cr_set_allocator(void *(*allocate)(size_t size), void (*release)(void *block));
+
+/* ---------------------------------------------------------------------------------------------- operands ---- */
+
+enum cr_dtype { CR_FLOAT32 = 0, CR_FLOAT64 = 1 };
+
+/* An image, a feature map or a kernel: where it lies. Memory layout, rank, flipping and a missing batch axis are
+ * nothing but strides. Sizes stand in struct cr_conv or struct cr_pool.
+ *
+ *     x   element [n, c, d, h, w]    at data + n*batch + c*channel + d*space[0] + h*space[1] + w*space[2]
+ *     w   element [k, c, kd, kh, kw] at data + k*batch + c*channel + kd*space[0] + kh*space[1] + kw*space[2]
+ *
+ * A convolution in one or two dimensions has extent 1 along the axes it lacks; their strides are not looked at. */
+struct cr_tensor {
+    void *data;
+    int64_t batch;    /* of x, y: between images. Of w: between out-channels */
+    int64_t channel;  /* of x, y: between channels. Of w: between in-channels of a group */
+    int64_t space[3]; /* along D, H, W */
+};
+
+/* ------------------------------------------------------------------------------------------- convolution ---- */
+
+/* What lies beyond the image, in the names and with the rules of numpy.pad. */
+enum cr_pad_mode {
+    CR_PAD_CONSTANT = 0, /* zeros; skipped, never multiplied */
+    CR_PAD_REFLECT,      /* d c b | a b c d | c b a */
+    CR_PAD_SYMMETRIC,    /* c b a | a b c d | d c b */
+    CR_PAD_EDGE,         /* a a a | a b c d | d d d */
+    CR_PAD_WRAP          /* b c d | a b c d | a b c */
+};
+
+enum cr_activation { CR_IDENTITY = 0, CR_RELU, CR_TANH, CR_SIGMOID };
+
+/* The geometry of a convolution (cross-correlation: the kernel is not flipped; flip it with negative strides).
+ *
+ *     y[n,k,o] = act(b[k] + sum_{c,q} w[k,c,q] x[n, c, o*stride + q*dilation - pad_low])
+ *     out = floor((in + pad_low + pad_high - dilation*(kernel-1) - 1) / stride) + 1            per axis
+ */
+struct cr_conv {
+    enum cr_dtype dtype;
+    int64_t N, C, K; /* batch, in-channels, out-channels */
+    int64_t groups;  /* divides C and K; groups == C is a depthwise convolution */
+    int64_t in[3];   /* D, H, W of x */
+    int64_t kernel[3];
+    int64_t out[3]; /* what cr_conv_output_size gives, or less: then the first outputs alone */
+    int64_t stride[3], dilation[3];
+    int64_t pad_low[3], pad_high[3];
+    enum cr_pad_mode pad_mode;
+    enum cr_activation activation; /* forward only: the backward passes take the gradient at the pre-activation */
+};
+
+/* The output extent of one axis (formula above).
+ * in, kernel, stride, dilation >= 1, pads >= 0; out_size [written].
+ * CR_INVALID_ARGUMENT if the kernel's extent exceeds the padded image, CR_OVERFLOW past 63 bits. */
+enum cr_status cr_conv_output_size(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t pad_low,
+                                   int64_t pad_high, int64_t *out_size);
+
+/* y = act(b + w * x).
+ * x [N, C, in]            image; read
+ * w [K, C/groups, kernel] kernel; read
+ * b [K]                   bias, contiguous; read; may be NULL
+ * y [N, K, out]           written */
+enum cr_status cr_conv_forward(const struct cr_conv *conv, const struct cr_tensor *x, const struct cr_tensor *w,
+                               const void *b, const struct cr_tensor *y);
+
+/* dx = the gradient of <dy, w * x> with respect to x: a convolution of dy with the flipped kernel.
+ * It is also the transposed convolution, which is why it takes a bias over the channels of dx.
+ *
+ *     dx[n,c,i] = b[c] + sum of w[k,c,q] dy[n,k,o] over all k, q, o that read x[n,c,i] in the forward pass
+ *
+ * dy [N, K, out]           read
+ * w  [K, C/groups, kernel] read
+ * b  [C]                   contiguous; read; may be NULL
+ * dx [N, C, in]            written */
+enum cr_status cr_conv_backward_data(const struct cr_conv *conv, const struct cr_tensor *dy,
+                                     const struct cr_tensor *w, const void *b, const struct cr_tensor *dx);
+
+/* dw = the gradient of <dy, w * x> with respect to w: a convolution of x with dy.
+ *
+ *     dw[k,c,q] = sum_{n,o} dy[n,k,o] x[n, c, o*stride + q*dilation - pad_low]
+ *
+ * dy [N, K, out]           read
+ * x  [N, C, in]            read
+ * dw [K, C/groups, kernel] written */
+enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct cr_tensor *dy,
+                                        const struct cr_tensor *x, const struct cr_tensor *dw);
+
+/* db[k] = sum_{n,o} dy[n,k,o]. Of conv only dtype, N, K and out are looked at.
+ * dy [N, K, out] read
+ * db [K]         contiguous; written */
+enum cr_status cr_conv_backward_bias(const struct cr_conv *conv, const struct cr_tensor *dy, void *db);
+
+/* ----------------------------------------------------------------------------------------------- pooling ---- */
+
+/* Maximum over a window. Average pooling is a depthwise convolution with a constant kernel (strides 0). */
+struct cr_pool {
+    enum cr_dtype dtype;
+    int64_t N, C;
+    int64_t in[3];   /* D, H, W of x */
+    int64_t size[3]; /* window */
+    int64_t out[3];  /* as of a convolution with this kernel and dilation 1 */
+    int64_t stride[3];
+    int64_t pad_low[3], pad_high[3]; /* smaller than the window; hold -infinity */
+};
+
+/* y[n,c,o] = the maximum of x[n,c,:] over the window of o; a NaN in the window is passed on.
+ * x [N, C, in]  read
+ * y [N, C, out] written */
+enum cr_status cr_max_pool_forward(const struct cr_pool *pool, const struct cr_tensor *x, const struct cr_tensor *y);
+
+/* dx = the gradient of <dy, max_pool(x)>: dy goes to the first maximum (or NaN) of its window, in row-major order.
+ * dy [N, C, out] read
+ * x  [N, C, in]  read
+ * dx [N, C, in]  written */
+enum cr_status cr_max_pool_backward(const struct cr_pool *pool, const struct cr_tensor *dy,
+                                    const struct cr_tensor *x, const struct cr_tensor *dx);
+
+/* -------------------------------------------------------------------------------------------- elementwise ---- */
+
+enum cr_function { CR_FUNCTION_EXP = 0, CR_FUNCTION_TANH, CR_FUNCTION_SIGMOID, CR_FUNCTION_RELU };
+
+/* y[i] = f(x[i]), at most 2 ULP from the exact value; NaN is kept, tanh and sigmoid saturate to exactly +-1, 0, 1.
+ * x [n] contiguous; read
+ * y [n] contiguous; written; may be x itself
+ * n     >= 0 */
+enum cr_status cr_map(enum cr_function function, enum cr_dtype dtype, int64_t n, const void *x, void *y);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

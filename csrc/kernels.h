@@ -1,0 +1,108 @@
+/* The seam between operators and instruction sets.
+ *
+ * An operator asks the table of the running instruction set (cr_kernels) for tiles, and never asks the processor.
+ * Kernels are compiled from one body, kernels/kernels.inc, once per instruction set and real type; they assert,
+ * they do not validate.
+ *
+ * Which operator uses which tile (A and B are its operands, m rows, n columns, reduced over k):
+ *
+ *     pass                                 tile      A [m, k]                B [k, n]             C [m, n]
+ *     conv forward, channels as vectors    product   x: pixels x C           w, packed: C x K     y: pixels x K
+ *     conv forward, pixels as vectors      product   w: K x C                x: C x pixels        y: K x pixels
+ *     conv backward_data                   the same two, of dy and w with C and K exchanged
+ *     conv backward_weights                product   x: C x pixels           dy, packed: pixels x K    dw: C x K
+ *     conv backward_bias                   product   1 (strides 0)           dy, packed           db: 1 x K
+ *     depthwise forward, backward_data     diagonal  x: pixels x channels    w, packed: 1 x channels
+ *     depthwise backward_weights           diagonal  x: pixels x channels    dy: pixels x channels  dw: 1 x channels
+ *
+ * Max pooling is no product and has kernels of its own; average pooling is a depthwise convolution.
+ */
+#ifndef CR_KERNELS_H
+#define CR_KERNELS_H
+
+#include <stdint.h>
+
+#include "convrnn.h"
+
+#define CR_HIDDEN __attribute__((visibility("hidden")))
+
+/* One term of a batch-reduce product: where its A and its B begin, in elements from the tile's base pointers. */
+struct cr_step {
+    int64_t a, b;
+};
+
+/* product:   C[m,n] (+)= sum_i sum_k A_i[m,k] * B_i[k,n]
+ * diagonal:  C[m,n] (+)= sum_i sum_k A_i[m,k,n] * B_i[k,n]     n is an axis of A too, contiguous
+ *
+ *            n                       The terms of one output are added in ascending (i, k) into one accumulator that
+ *         +-----+                    starts at zero; C (if accumulate), then bias are added to that sum, and the
+ *       k |  B  |                    activation applied. The order does not depend on m or n: neither does the
+ *    k    +-----+                    rounding.
+ *  +---+  +-----+
+ * m| A | m|  C  |                    Columns past n are neither read nor written.
+ *  +---+  +-----+ */
+struct cr_tile {
+    const void *a;               /* base of A */
+    const void *b;               /* base of B */
+    void *c;                     /* C */
+    const struct cr_step *steps; /* [batch] */
+    int64_t batch;               /* number of steps; 0 leaves an empty sum, zero */
+    int64_t k;                   /* terms in a step */
+    int64_t a_row, a_k;          /* strides of A along m and k, in elements; any */
+    int64_t b_k;                 /* stride of B along k; along n it is 1 */
+    int64_t c_row, c_column;     /* strides of C along m and n; any */
+    int m, n;                    /* 1 <= m <= rows, 1 <= n <= columns of the table */
+    int accumulate;              /* add to C rather than overwrite it */
+    enum cr_activation activation;
+    const void *bias_row;    /* [m], contiguous; or NULL */
+    const void *bias_column; /* [n], contiguous; or NULL */
+};
+
+/* m x n windows of max pooling, each a box of x.
+ *
+ *     maximum          y[i,j] = the maximum of the box of x that begins at x + i*x_row + j*x_column, NaN passing
+ *     maximum_adjoint  y[i,j] (dy, read) is added to dx where the first maximum of the box stands in x */
+struct cr_windows {
+    const void *x;
+    void *y;
+    void *dx;
+    int64_t m, n;
+    int64_t x_row, x_column, y_row, y_column, dx_row, dx_column; /* strides along m and n, in elements */
+    int64_t box[3], x_box[3], dx_box[3];                         /* extent of a window, and strides inside it */
+};
+
+/* The kernels of one instruction set and one real type, and the sizes that go with them. */
+struct cr_kernels {
+    int64_t size;  /* bytes of an element */
+    int lanes;     /* elements of a vector */
+    int rows;      /* the most rows of a tile */
+    int columns;   /* columns of a tile of any m <= rows: the width of a packed panel; a multiple of lanes */
+    int row_columns; /* columns of a product tile of one row (m == 1), >= columns */
+
+    void (*product)(const struct cr_tile *tile);
+    void (*diagonal)(const struct cr_tile *tile);
+
+    /* Panel of B: panel[i*columns + j] = source[i*source_k + j*source_n] for i < k, j < n; columns n up to the next
+     * multiple of lanes are zero. panel is 64-byte aligned. */
+    void (*pack)(void *panel, const void *source, int64_t k, int64_t n, int64_t source_k, int64_t source_n);
+
+    void (*maximum)(const struct cr_windows *windows);
+    void (*maximum_adjoint)(const struct cr_windows *windows);
+
+    void (*map[4])(int64_t n, const void *x, void *y); /* by enum cr_function */
+};
+
+/* The table of the running instruction set for dtype. Never fails. */
+CR_HIDDEN const struct cr_kernels *cr_kernels(enum cr_dtype dtype);
+
+/* One instruction set: what isa/NAME.c exports. */
+struct cr_isa {
+    const char *name;
+    const struct cr_kernels *kernels[2]; /* by enum cr_dtype */
+};
+
+extern CR_HIDDEN const struct cr_isa cr_isa_generic;
+extern CR_HIDDEN const struct cr_isa cr_isa_avx2;
+extern CR_HIDDEN const struct cr_isa cr_isa_avx512;
+
+#endif

@@ -1,0 +1,122 @@
+/* The vocabulary of vectors: what GCC and Clang vector types do not say themselves, in the words of one instruction
+ * set. Included once per real type (REAL, INTEGER, REAL_BITS, LANES, NAME); the only kernel file in which instruction
+ * sets are named. A vector type has + - * / and comparisons already. */
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+typedef REAL NAME(vec) __attribute__((vector_size(CR_VECTOR_BYTES)));
+typedef INTEGER NAME(veci) __attribute__((vector_size(CR_VECTOR_BYTES))); /* of comparisons and bit patterns */
+typedef REAL NAME(vec_unaligned) __attribute__((vector_size(CR_VECTOR_BYTES), aligned(REAL_BITS / 8), may_alias));
+#define VEC NAME(vec)
+#define VECI NAME(veci)
+
+CR_INLINE VEC NAME(load)(const REAL *p) { return *(const NAME(vec_unaligned) *)p; }
+CR_INLINE void NAME(store)(REAL *p, VEC v) { *(NAME(vec_unaligned) *)p = v; }
+CR_INLINE VEC NAME(broadcast)(REAL s) { return s - (VEC){0}; }
+
+/* Lanes [0, n) of mask are set, 0 <= n <= LANES; load_partial gives zero elsewhere and touches no byte past n. */
+#if defined(__AVX512F__)
+
+CR_INLINE VEC NAME(load_partial)(const REAL *p, int n)
+{
+#if REAL_BITS == 32
+    return (VEC)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#else
+    return (VEC)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+#endif
+}
+
+CR_INLINE void NAME(store_partial)(REAL *p, VEC v, int n)
+{
+#if REAL_BITS == 32
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#else
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+#endif
+}
+
+#elif defined(__AVX2__)
+
+CR_INLINE __m256i NAME(lanes_below)(int n)
+{
+#if REAL_BITS == 32
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+#else
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+#endif
+}
+
+CR_INLINE VEC NAME(load_partial)(const REAL *p, int n)
+{
+#if REAL_BITS == 32
+    return (VEC)_mm256_maskload_ps(p, NAME(lanes_below)(n));
+#else
+    return (VEC)_mm256_maskload_pd(p, NAME(lanes_below)(n));
+#endif
+}
+
+CR_INLINE void NAME(store_partial)(REAL *p, VEC v, int n)
+{
+#if REAL_BITS == 32
+    _mm256_maskstore_ps(p, NAME(lanes_below)(n), (__m256)v);
+#else
+    _mm256_maskstore_pd(p, NAME(lanes_below)(n), (__m256d)v);
+#endif
+}
+
+#else
+
+CR_INLINE VEC NAME(load_partial)(const REAL *p, int n)
+{
+    VEC v = {0};
+    for (int i = 0; i < LANES; i++)
+        if (i < n) v[i] = p[i];
+    return v;
+}
+
+CR_INLINE void NAME(store_partial)(REAL *p, VEC v, int n)
+{
+    for (int i = 0; i < LANES; i++)
+        if (i < n) p[i] = v[i];
+}
+
+#endif
+
+/* a * b + c, rounded once where the processor can and twice where it cannot. Never left to the compiler: the build
+ * says -ffp-contract=off, so that the same term is rounded alike in every tile. */
+CR_INLINE VEC NAME(fma)(VEC a, VEC b, VEC c)
+{
+#if defined(__AVX512F__) && REAL_BITS == 32
+    return (VEC)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX512F__)
+    return (VEC)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__AVX2__) && REAL_BITS == 32
+    return (VEC)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__AVX2__)
+    return (VEC)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__)
+    VEC r;
+    for (int i = 0; i < LANES; i++) r[i] = REAL_BITS == 32 ? __builtin_fmaf(a[i], b[i], c[i]) : __builtin_fma(a[i], b[i], c[i]);
+    return r;
+#else
+    return a * b + c;
+#endif
+}
+
+/* Keeps v in a register. Without it GCC folds the load of B back into every multiply that uses it, and the tile
+ * becomes bound by loads instead of arithmetic. */
+CR_INLINE VEC NAME(keep)(VEC v)
+{
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(v));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(v));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(v));
+#endif
+    return v;
+}
+
+/* Lane by lane: mask (a comparison: all ones or all zeros) ? a : b. */
+CR_INLINE VEC NAME(select)(VECI mask, VEC a, VEC b) { return (VEC)((mask & (VECI)a) | (~mask & (VECI)b)); }
