@@ -31,10 +31,28 @@ cdef _c.cr_dtype dtype_of(cnp.ndarray array):
     return _c.CR_FLOAT32 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 else _c.CR_FLOAT64
 
 
+def is_plain(array):
+    """Whether array is what the core takes: float32 or float64 in native order, aligned, strides whole elements."""
+    cdef int axis
+    cdef cnp.ndarray plain
+    if type(array) is not np.ndarray:
+        return False
+    plain = array
+    if cnp.PyArray_TYPE(plain) != cnp.NPY_FLOAT32 and cnp.PyArray_TYPE(plain) != cnp.NPY_FLOAT64:
+        return False
+    if not cnp.PyArray_ISBEHAVED_RO(plain):
+        return False
+    for axis in range(cnp.PyArray_NDIM(plain)):
+        if cnp.PyArray_STRIDE(plain, axis) % cnp.PyArray_ITEMSIZE(plain):
+            return False
+    return True
+
+
 cdef class Geometry:
     """A convolution's or a pool's sizes and options, and how its arrays are laid out.
 
-    Sizes along the axes (D, H, W) are given for the last `rank` of them; the others are 1.
+    Sizes along the axes (D, H, W) are given for the last `rank` of them; the others are 1. out, if None, is what the
+    convolution gives.
     """
     cdef _c.cr_conv conv
     cdef int64_t size[3]
@@ -43,9 +61,10 @@ cdef class Geometry:
     cdef bint batched
 
     def __init__(self, bint channels_first, bint batched, int64_t N, int64_t C, int64_t K, int64_t groups,
-                 tuple size, tuple kernel, tuple out, tuple stride, tuple dilation, tuple padding, int pad_mode):
+                 tuple size, tuple kernel, tuple stride, tuple dilation, tuple padding, int pad_mode,
+                 tuple out=None):
         cdef int axis, lacking = 3 - <int>len(size)
-        self.rank = <int>len(size)
+        self.rank = 3 - lacking
         self.channels_first = channels_first
         self.batched = batched
         self.conv.N, self.conv.C, self.conv.K, self.conv.groups = N, C, K, groups
@@ -58,10 +77,24 @@ cdef class Geometry:
         for axis in range(lacking, 3):
             self.size[axis] = size[axis - lacking]
             self.conv.kernel[axis] = kernel[axis - lacking]
-            self.conv.out[axis] = out[axis - lacking]
             self.conv.stride[axis] = stride[axis - lacking]
             self.conv.dilation[axis] = dilation[axis - lacking]
             self.conv.pad_low[axis], self.conv.pad_high[axis] = padding[axis - lacking]
+            if out is not None:
+                self.conv.out[axis] = out[axis - lacking]
+            else:
+                check(_c.cr_conv_output_size(
+                    self.size[axis], self.conv.kernel[axis], self.conv.stride[axis], self.conv.dilation[axis],
+                    self.conv.pad_low[axis], self.conv.pad_high[axis], &self.conv.out[axis]))
+
+    @property
+    def out(self):
+        """The output's extents."""
+        if self.rank == 1:
+            return (self.conv.out[2],)
+        if self.rank == 2:
+            return (self.conv.out[1], self.conv.out[2])
+        return (self.conv.out[0], self.conv.out[1], self.conv.out[2])
 
     cdef _c.cr_conv conv_of(self, cnp.ndarray array):
         cdef _c.cr_conv conv = self.conv
@@ -124,13 +157,6 @@ cdef extern from *:
     """
     void set_in(_c.cr_conv *conv, const int64_t *size) nogil
     void set_pool_in(_c.cr_pool *pool, const int64_t *size) nogil
-
-
-def conv_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t dilation, int64_t low, int64_t high):
-    """The output extent of one axis."""
-    cdef int64_t result
-    check(_c.cr_conv_output_size(size, kernel, stride, dilation, low, high, &result))
-    return result
 
 
 def conv_forward(Geometry geometry, cnp.ndarray x, cnp.ndarray w, cnp.ndarray b, cnp.ndarray y, int activation):

@@ -11,7 +11,6 @@ from . import _core
 
 LAYOUTS = ("channels_last", "channels_first")
 PADDINGS = ("valid", "same", "same_lower", "full", "causal")
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _LARGEST = 2**63 - 1
 
 
@@ -20,20 +19,20 @@ def as_array(name, value, dtype=None):
 
     Takes anything with ``__array__``, the buffer protocol or DLPack on the CPU.
     """
-    array = value
-    if type(array) is not np.ndarray:
-        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
-            array = np.from_dlpack(value)
-        else:
-            array = np.asarray(value)
-    if array.dtype not in _FLOATS or not array.dtype.isnative:
-        raise TypeError(f"{name} must be float32 or float64, in the byte order of the machine, got {array.dtype}"
-                        f"{'' if array.dtype.isnative else ' of the other byte order'}")
-    if dtype is not None and array.dtype != dtype:
+    array = value if _core.is_plain(value) else _plain_array(name, value)
+    if dtype is not None and array.dtype is not dtype and array.dtype != dtype:
         raise TypeError(f"{name} must have the dtype of the other arrays, {dtype}, got {array.dtype}")
-    if not array.flags.aligned or any(stride % array.itemsize for stride in array.strides):
-        array = array.copy()
     return array
+
+
+def _plain_array(name, value):
+    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+        value = np.from_dlpack(value)
+    array = np.asarray(value)
+    if array.dtype not in (np.float32, np.float64) or not array.dtype.isnative:
+        raise TypeError(f"{name} must be float32 or float64 in native byte order, got {array.dtype.str} "
+                        f"({array.dtype.name})")
+    return array if _core.is_plain(array) else array.copy()
 
 
 def as_vector(name, value, size, dtype):
@@ -147,19 +146,6 @@ def _named_pair(padding, size, kernel, stride, dilation):
         return integer("padding 'causal'", reach, 0), 0
     total = integer("padding 'same'", max((-(-size // stride) - 1) * stride + reach + 1 - size, 0), 0)
     return (total // 2, total - total // 2) if padding == "same" else (total - total // 2, total // 2)
-
-
-def output_shape(x, size, kernel, stride, dilation, padding):
-    """The output extents of all axes. x: the name of the image, for the words of an error."""
-    return tuple(output_extent(x, *axis) for axis in zip(size, kernel, stride, dilation, padding, strict=True))
-
-
-def output_extent(x, size, kernel, stride, dilation, pair):
-    """floor((size + low + high - dilation*(kernel - 1) - 1) / stride) + 1."""
-    try:
-        return _core.conv_output_size(size, kernel, stride, dilation, *pair)
-    except ValueError as error:
-        raise ValueError(f"{x} of extent {size}: {error}") from None
 
 
 def split_shape(name, shape, rank, first):

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import _core
 from .arguments import (as_array, as_output, as_vector, channels_first, choice, explicit_padding, integer, join_shape,
-                        output_shape, per_axis, resolve_padding, split_shape)
+                        per_axis, resolve_padding, split_shape)
 
 
 class _Problem:
@@ -30,8 +30,11 @@ class _Problem:
             raise ValueError(f"w has {group_channels} input channels{of_groups} but x has {self.channels}")
         stride, dilation = per_axis("stride", stride, rank), per_axis("dilation", dilation, rank)
         padding = resolve_padding(padding, self.size, self.kernel, stride, dilation)
-        self.out = output_shape("x", self.size, self.kernel, stride, dilation, padding)
-        self._set_geometry(groups, stride, dilation, padding, choice("padding_mode", padding_mode, _core.PAD_MODES))
+        self.geometry = _core.Geometry(
+            self.first, self.batch is not None, 1 if self.batch is None else self.batch, self.channels, self.filters,
+            groups, self.size, self.kernel, stride, dilation, padding,
+            choice("padding_mode", padding_mode, _core.PAD_MODES))
+        self.out = self.geometry.out
 
     @classmethod
     def transposed(cls, rank, x_shape, w_shape, stride, padding, output_padding, dilation, groups, layout):
@@ -53,7 +56,9 @@ class _Problem:
         self.size = tuple(
             _transposed_extent(*axis)
             for axis in zip(self.out, self.kernel, stride, dilation, padding, extra, strict=True))
-        self._set_geometry(groups, stride, dilation, padding, _core.PAD_MODES["constant"])
+        self.geometry = _core.Geometry(
+            self.first, self.batch is not None, 1 if self.batch is None else self.batch, self.channels, self.filters,
+            groups, self.size, self.kernel, stride, dilation, padding, _core.PAD_MODES["constant"], self.out)
         return self
 
     def _split_kernel(self, w_shape):
@@ -70,17 +75,12 @@ class _Problem:
         self.kernel, self.filters = tuple(w_shape[:rank]), w_shape[-1]
         return w_shape[rank]
 
-    def _set_geometry(self, groups, stride, dilation, padding, pad_mode):
-        self.geometry = _core.Geometry(
-            self.first, self.batch is not None, 1 if self.batch is None else self.batch, self.channels, self.filters,
-            groups, self.size, self.kernel, self.out, stride, dilation, padding, pad_mode)
-
     def bias_geometry(self):
         """That of an image like x as the output of a convolution: what the bias of a transposed one needs."""
         one = (1,) * self.rank
         batch = 1 if self.batch is None else self.batch
-        return _core.Geometry(self.first, self.batch is not None, batch, 1, self.channels, 1, self.size, one,
-                              self.size, one, one, ((0, 0),) * self.rank, 0)
+        return _core.Geometry(self.first, self.batch is not None, batch, 1, self.channels, 1, self.size, one, one, one,
+                              ((0, 0),) * self.rank, _core.PAD_MODES["constant"])
 
     @property
     def x_shape(self):

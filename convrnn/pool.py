@@ -3,8 +3,7 @@
 import numpy as np
 
 from . import _core
-from .arguments import (as_array, channels_first, explicit_padding, join_shape, output_shape, per_axis,
-                        split_shape)
+from .arguments import as_array, channels_first, explicit_padding, join_shape, per_axis, split_shape
 
 
 class _Window:
@@ -22,10 +21,10 @@ class _Window:
             if max(pair) >= window:
                 raise ValueError(f"padding must be less than size, {window}, got {pair}")
         one = (1,) * rank
-        self.out = output_shape("x", self.space, self.size, stride, one, padding)
         self.geometry = _core.Geometry(
             self.first, self.batch is not None, 1 if self.batch is None else self.batch, self.channels, self.channels,
-            self.channels, self.space, self.size, self.out, stride, one, padding, _core.PAD_MODES["constant"])
+            self.channels, self.space, self.size, stride, one, padding, _core.PAD_MODES["constant"])
+        self.out = self.geometry.out
 
     @property
     def x_shape(self):

@@ -8,9 +8,9 @@ enum cr_status cr_conv_output_size(int64_t in, int64_t kernel, int64_t stride, i
 {
     int64_t extent, padded;
 
-    if (in < 1) return cr_fail(CR_INVALID_ARGUMENT, "image extent must be at least 1, got %lld", (long long)in);
+    if (in < 1) return cr_fail(CR_INVALID_ARGUMENT, "extent of x must be at least 1, got %lld", (long long)in);
     if (kernel < 1)
-        return cr_fail(CR_INVALID_ARGUMENT, "kernel extent must be at least 1, got %lld", (long long)kernel);
+        return cr_fail(CR_INVALID_ARGUMENT, "extent of w must be at least 1, got %lld", (long long)kernel);
     if (stride < 1) return cr_fail(CR_INVALID_ARGUMENT, "stride must be at least 1, got %lld", (long long)stride);
     if (dilation < 1)
         return cr_fail(CR_INVALID_ARGUMENT, "dilation must be at least 1, got %lld", (long long)dilation);
@@ -21,12 +21,14 @@ enum cr_status cr_conv_output_size(int64_t in, int64_t kernel, int64_t stride, i
     if (cr_multiply_add(dilation, kernel - 1, 1, &extent) || cr_multiply_add(1, in, pad_low, &padded) ||
         cr_multiply_add(1, padded, pad_high, &padded) || padded > INT64_MAX / 4)
         return cr_fail(CR_OVERFLOW,
-                       "image %lld with padding (%lld, %lld), or kernel %lld with dilation %lld, does not fit 63 bits",
+                       "x of %lld cells with padding (%lld, %lld), or w of %lld taps with dilation %lld, does not fit 63 bits",
                        (long long)in, (long long)pad_low, (long long)pad_high, (long long)kernel, (long long)dilation);
     if (extent > padded)
         return cr_fail(CR_INVALID_ARGUMENT,
-                       "kernel extent %lld (%lld taps, dilation %lld) exceeds the padded image, %lld", (long long)extent,
-                       (long long)kernel, (long long)dilation, (long long)padded);
+                       "w has an extent of %lld (%lld taps, dilation %lld) but x with its padding only %lld "
+                       "(%lld cells, padding (%lld, %lld))",
+                       (long long)extent, (long long)kernel, (long long)dilation, (long long)padded, (long long)in,
+                       (long long)pad_low, (long long)pad_high);
     *out_size = (padded - extent) / stride + 1;
     return CR_OK;
 }

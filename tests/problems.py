@@ -227,12 +227,25 @@ def assert_within(actual, wanted, bound):
 def terms(problem, operator):
     """The most terms that a sum for an element of y, dx, dw and db may have."""
     taps, outputs, batch = math.prod(problem.kernel), math.prod(problem.out), problem.N or 1
-    if problem.K is None:
-        return taps, taps
     forward, backward = problem.C // problem.groups * taps + 1, problem.K // problem.groups * taps
     reached = taps if problem.padding_mode == "constant" else taps * outputs  # one edge pixel may be read by all
     pixels = math.prod(problem.image) if operator == "conv_transpose" else outputs
     return forward, backward // taps * reached, batch * pixels, batch * outputs
+
+
+def assert_exact_results(problem, operator, dtype, layout):
+    """Of small integers: their sums are exact in any order, so all results are the reference's, bit for bit."""
+    for actual, wanted in zip(computed(problem, operator, "integers", dtype, layout),
+                              expected(problem, operator, "integers"), strict=True):
+        assert_same(actual, wanted)
+
+
+def assert_bounded_errors(problem, operator, kind, dtype, layout):
+    """Of "real" or "positive" numbers."""
+    for actual, wanted, bound in zip(computed(problem, operator, kind, dtype, layout),
+                                     expected(problem, operator, kind),
+                                     bounds(problem, operator, kind, dtype), strict=True):
+        assert_within(actual, wanted, bound)
 
 
 def bounds(problem, operator, kind, dtype):

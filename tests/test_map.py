@@ -65,11 +65,10 @@ def test_values_outside_arithmetic(name, isa, dtype):
     x = np.array([np.nan, np.inf, -np.inf, info.max, info.min, 1000, -1000, 0.0], dtype)
     wanted = {"exp": [np.nan, np.inf, 0, np.inf, 0, np.inf, 0, 1], "tanh": [np.nan, 1, -1, 1, -1, 1, -1, 0],
               "sigmoid": [np.nan, 1, 0, 1, 0, 1, 0, 0.5], "relu": [np.nan, np.inf, 0, info.max, 0, 1000, 0, 0]}[name]
-    for length in (1, 8, 70):  # alone, and in any lane
-        for place in range(8):
-            line = np.resize(np.roll(x, place), max(length, 8))
-            np.testing.assert_array_equal(_core.map(name, line),
-                                          np.resize(np.roll(np.array(wanted, dtype), place), line.size))
+    for length in (8, 70):
+        for place in range(8):  # in any lane
+            line, image = (np.resize(np.roll(values, place), length) for values in (x, np.array(wanted, dtype)))
+            np.testing.assert_array_equal(_core.map(name, line), image)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -39,10 +39,10 @@ def test_translation(channels, groups, stride, isa, layout, dtype):
     rng = np.random.default_rng(3)
     x = rng.standard_normal((2, channels, 19, 40))
     w = kernel_laid_out(rng.standard_normal((channels, channels // groups, 3, 4)), layout, dtype)
+    options = {"stride": stride, "groups": groups, "algorithm": "direct"}
 
     def convolved(image):
-        y = cr.conv2d(laid_out(image, layout, 2, dtype), w, stride=stride, groups=groups, layout=layout,
-                      algorithm="direct")
+        y = cr.conv2d(laid_out(image, layout, 2, dtype), w, layout=layout, **options)
         return canonical(y, layout, 2)
 
     whole = convolved(x)
@@ -52,9 +52,9 @@ def test_translation(channels, groups, stride, isa, layout, dtype):
 
 
 @pytest.mark.parametrize("text", ["n2c3h7w6k4_3x2_s2x1_p1,0x0,2_d1x2", "n1c6w20k4_5_g2_p3", "n1c5h6w7k5_3x3_g5_s2_p1",
-                                  "c2d3h4w5k3_2x3x2_flip",
-                                  "n1c2h5w4k3_3x3_p6_reflect", "n1c2h5w4k3_3x3_p6_symmetric", "n1c2h5w4k3_3x3_p6_edge",
-                                  "n1c2h5w4k3_3x3_p6_wrap", "n2c33h4w9k17_3x3_p1"])
+                                  "c2d3h4w5k3_2x3x2_flip", "n1c2h5w4k3_3x3_p6_reflect",
+                                  "n1c2h5w4k3_3x3_p6_symmetric", "n1c2h5w4k3_3x3_p6_edge", "n1c2h5w4k3_3x3_p6_wrap",
+                                  "n2c33h4w9k17_3x3_p1"])
 def test_adjoint(text, isa, layout):
     """<dy, w * x> = <dx, x> = <dw, w>: convolution is linear in x and in w, and the gradients are its adjoints."""
     problem, (x, w, _, dy) = random_arrays(text, "conv", layout, np.float64)
@@ -73,16 +73,15 @@ def test_linearity(operator, isa, layout):
             "avg_pool": "n2c3h7w6_3x2_p1"}[operator]
     problem, (x, w, _, dy) = random_arrays(text, operator, layout, np.float64)
     other = np.cos(x)
-    one, two, both = (passes(problem, operator, (image, w, None, dy), layout)[0] for image in (x, other,
-                                                                                               2 * x - 3 * other))
+    one, two, both = (passes(problem, operator, (image, w, None, dy), layout)[0]
+                      for image in (x, other, 2 * x - 3 * other))
     np.testing.assert_allclose(both, 2 * one - 3 * two, rtol=1e-12, atol=1e-13)
 
 
 # ------------------------------------------------------------------------------------------------------- locality
 
 LOCAL = ["n2c2h5w6k3_3x2_s1x2_p1,0x2,1", "n1c4h5w5k4_3x3_g2_p1_d2", "n1c3h4w5k3_3x3_g3_p1_flip", "c2w17k5_3_s2_p2",
-         "n1c2h4w5k2_2x3_p3_reflect",
-         "n1c2d3h3w3k2_2x2x2_p1", "n1c2h4w4k2_2x2_s3"]
+         "n1c2h4w5k2_2x3_p3_reflect", "n1c2d3h3w3k2_2x2x2_p1", "n1c2h4w4k2_2x2_s3"]
 
 
 def reached(problem, index, dx_of=False):
@@ -145,19 +144,21 @@ def test_pixel_reaches_its_taps_alone(text, isa, layout, dtype):
     """A NaN in x spoils the elements of dw that multiply it with an output gradient, and the bits of no other."""
     problem, (x, w, _, dy) = random_arrays(text, "conv", layout, dtype)
     x, rank = x.copy(), problem.rank
-    backward, options = problem.function(cr, "conv", "_backward"), problem.geometry()
-    before = canonical_kernel(backward(dy, x, w, needs=("w",), layout=layout, algorithm="direct", **options)[1],
-                              layout)
+    options = problem.geometry()
+
+    def gradient():
+        arrays, more = (dy, x, w), {"layout": layout, "algorithm": "direct"} | options
+        return canonical_kernel(problem.function(cr, "conv", "_backward")(*arrays, needs=("w",), **more)[1], layout)
+
+    before = gradient()
     view = canonical(x, layout, rank)
-    ones = np.ones(canonical(dy, layout, rank).shape)
+    ones, kernel = np.ones(canonical(dy, layout, rank).shape), canonical_kernel(w, layout)
     for index in list(np.ndindex(view.shape))[::5]:
         mark = np.zeros(view.shape)
         mark[index] = 1
-        mask = reference.conv_backward(ones, mark, canonical_kernel(w, layout), layout="channels_first",
-                                       **options)[1] > 0
+        mask = reference.conv_backward(ones, mark, kernel, layout="channels_first", **options)[1] > 0
         kept, view[index] = view[index], math.nan
-        after = canonical_kernel(backward(dy, x, w, needs=("w",), layout=layout, algorithm="direct", **options)[1],
-                                 layout)
+        after = gradient()
         view[index] = kept
         assert np.array_equal(after[~mask], before[~mask])
         assert np.isnan(after[mask]).all()
@@ -182,8 +183,8 @@ def test_infinite_image_with_zero_padding(isa, layout, dtype):
 # large enough that work is shared out
 LARGE = {
     "conv": ["n3c16h30w31k33_3x3_p1", "n1c8h120w40k24_3x3", "n2c64w500k8_5_s2", "n4c32h20w20k32_3x3_g32_p1",
-             "n1c4d9h20w21k12_3x3x3_p1",
-             "n2c12h25w24k10_3x3_g2_p4_wrap", "n64c3h9w9k5_3x3", "n1c200h5w5k210_3x3_p1", "n2c5h60w61k1_1x1"],
+             "n1c4d9h20w21k12_3x3x3_p1", "n2c12h25w24k10_3x3_g2_p4_wrap", "n64c3h9w9k5_3x3", "n1c200h5w5k210_3x3_p1",
+             "n2c5h60w61k1_1x1"],
     "conv_transpose": ["n2c24h20w21k16_4x4_s2_p1_o0", "n3c16w300k16_5_s3_o2", "n2c32h20w20k32_3x3_g32_o0"],
     "max_pool": ["n4c32h40w41_3x3_s2_p1", "n2c64w3000_2"],
     "avg_pool": ["n4c32h40w41_3x3_s2_p1", "n2c64w3000_2"],
@@ -204,9 +205,8 @@ def test_thread_counts(operator, text, isa, layout):
 
 @pytest.mark.parametrize("operator, text", [
     ("conv", "n5c3h7w6k4_3x2_p1"), ("conv", "n7c16h5w33k17_3x3"), ("conv", "n5c6w40k6_3_g6"),
-    ("conv", "n9c2h5w5k3_3x3_p4_reflect"),
-    ("conv", "n5c4d3h4w5k3_2x2x2_s2"), ("conv", "n33c7h1w1k5_1x1"), ("conv_transpose", "n5c3h7w6k4_3x2_s2_o0"),
-    ("max_pool", "n5c3h7w6_3x2_p1"), ("avg_pool", "n5c17h7w6_3x2_p1"),
+    ("conv", "n9c2h5w5k3_3x3_p4_reflect"), ("conv", "n5c4d3h4w5k3_2x2x2_s2"), ("conv", "n33c7h1w1k5_1x1"),
+    ("conv_transpose", "n5c3h7w6k4_3x2_s2_o0"), ("max_pool", "n5c3h7w6_3x2_p1"), ("avg_pool", "n5c17h7w6_3x2_p1"),
 ])
 def test_batch_composition(operator, text, isa, layout, dtype):
     """A row of a batch is what it would be alone, in any place, and without a batch axis; forward and dx."""
@@ -248,6 +248,12 @@ def read_only(array):
     return copy
 
 
+def repeated(array, axis):
+    """The first slice along an axis (None: the first element) in place of all, by a stride of zero."""
+    first = array.flat[0] if axis is None else array.take([0], axis % array.ndim)
+    return np.broadcast_to(first, array.shape)
+
+
 ARRANGEMENTS = {
     "every other": lambda array: spread(array, (2,) * array.ndim),
     "backwards": lambda array: spread(array, (-1,) * array.ndim),
@@ -261,10 +267,8 @@ ARRANGEMENTS = {
 
 @pytest.mark.parametrize("operator, text", [
     ("conv", "n2c3h7w6k5_3x2_p1_d1x2"), ("conv", "n2c17w40k33_3_s2"), ("conv", "n2c5h5w6k5_3x3_g5_p1"),
-    ("conv", "n1c4d3h4w5k6_2x2x2_g2_flip"),
-    ("conv", "n2c3h5w4k2_3x3_p5_symmetric"), ("conv_transpose", "n2c3h5w6k4_3x2_s2_o0"),
-    ("max_pool", "n2c3h7w6_3x2_p1"),
-    ("avg_pool", "n2c3h7w6_3x2_p1"),
+    ("conv", "n1c4d3h4w5k6_2x2x2_g2_flip"), ("conv", "n2c3h5w4k2_3x3_p5_symmetric"),
+    ("conv_transpose", "n2c3h5w6k4_3x2_s2_o0"), ("max_pool", "n2c3h7w6_3x2_p1"), ("avg_pool", "n2c3h7w6_3x2_p1"),
 ])
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_arrays_of_any_strides(arrangement, operator, text, isa, layout, dtype):
@@ -285,11 +289,7 @@ def test_broadcast_arrays(operator, text, isa, layout, dtype):
     """Strides of zero along every axis in turn, and along all of them."""
     problem, arrays = random_arrays(text, operator, layout, dtype)
     for axis in [*range(problem.rank + 2), None]:
-        flat = []
-        for array in arrays:
-            first = None if array is None else array[(0,) * array.ndim] if axis is None else array.take([0],
-                                                                                                        axis % array.ndim)
-            flat.append(None if array is None else np.broadcast_to(first, array.shape))
+        flat = [None if array is None else repeated(array, axis) for array in arrays]
         copies = [None if array is None else array.copy() for array in flat]
         for one, other in zip(passes(problem, operator, flat, layout), passes(problem, operator, copies, layout),
                               strict=True):
@@ -299,9 +299,9 @@ def test_broadcast_arrays(operator, text, isa, layout, dtype):
 def test_one_array_twice(isa, layout, dtype):
     """Operands may share memory, as long as none is written to."""
     array = np.random.default_rng(2).standard_normal((3, 3, 3, 3)).astype(dtype)
+    copies = array.copy(), array.copy(), array.copy()
     for one, other in zip(cr.conv2d_backward(array, array, array, padding=1, layout=layout),
-                          cr.conv2d_backward(array.copy(), array.copy(), array.copy(), padding=1, layout=layout),
-                          strict=True):
+                          cr.conv2d_backward(*copies, padding=1, layout=layout), strict=True):
         assert np.array_equal(one, other)
 
 
@@ -312,14 +312,16 @@ def test_one_array_twice(isa, layout, dtype):
 def test_subnormals_are_kept(text, isa, layout, dtype):
     """Multiples of the smallest number add up like integers."""
     problem = parse(text)
-    x, w, b, dy = operands(problem, "conv", "integers")
+    x, w, _, dy = operands(problem, "conv", "integers")
     tiny = float(np.finfo(dtype).smallest_subnormal)
-    whole = passes(problem, "conv", arranged((x, w, None, dy), layout, problem.rank, dtype), layout,
-                   algorithm="direct")
-    y, _, dw, _ = passes(problem, "conv", arranged((x * tiny, w, None, dy), layout, problem.rank, dtype), layout,
-                         algorithm="direct")
-    _, dx, _, db = passes(problem, "conv", arranged((x, w, None, dy * tiny), layout, problem.rank, dtype), layout,
-                          algorithm="direct")
+
+    def results(x, dy):
+        arrays = arranged((x, w, None, dy), layout, problem.rank, dtype)
+        return passes(problem, "conv", arrays, layout, algorithm="direct")
+
+    whole = results(x, dy)
+    y, _, dw, _ = results(x * tiny, dy)
+    _, dx, _, db = results(x, dy * tiny)
     for small, large in zip((y, dx, dw, db), whole, strict=True):
         assert np.array_equal(small, large * np.array(tiny, dtype))
         assert small.any()

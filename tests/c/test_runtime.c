@@ -221,23 +221,62 @@ static void job_part(void *context, int part, int parts)
     job->thread[part] = pthread_self();
 }
 
-/* Runs a job and checks it; returns on how many threads it ran. */
+/* Whether the job ran rightly: its first part in this thread, each part once, and no other. */
+static int ran_right(const struct job *job, int parts)
+{
+    int right = pthread_equal(job->thread[0], pthread_self());
+    for (int i = 0; i < most; i++) {
+        right = right && job->runs[i] == (i < parts ? parts : 0);
+        right = right && job->output[i] == (i < parts ? 10 * job->input + i : 0);
+    }
+    return right;
+}
+
+/* On how many threads the parts ran. */
+static int threads_of(const struct job *job, int parts)
+{
+    int threads = 0;
+    for (int i = 0; i < parts; i++) {
+        int first = 0;
+        while (!pthread_equal(job->thread[first], job->thread[i]))
+            first++;
+        threads += first == i;
+    }
+    return threads;
+}
+
+/* Runs a job and checks it. Which thread runs a part is left to chance: the caller takes what no worker has begun. */
 static int run_job(int parts, int input)
 {
     struct job job = {.input = input};
     cr_parallel(parts, job_part, &job);
-    int right = pthread_equal(job.thread[0], pthread_self());
-    int threads = 0;
-    for (int i = 0; i < most; i++) {
-        right = right && job.runs[i] == (i < parts ? parts : 0);
-        right = right && job.output[i] == (i < parts ? 10 * input + i : 0);
-        int first = 0;
-        while (i < parts && !pthread_equal(job.thread[first], job.thread[i]))
-            first++;
-        threads += i < parts && first == i;
-    }
-    CHECK(right);
-    return threads;
+    CHECK(ran_right(&job, parts));
+    return threads_of(&job, parts);
+}
+
+/* A job whose first part gives the others time to begin: all that can run at once, do. */
+struct patient_job {
+    struct job job;
+    int at_once; /* parts to wait for, the first included */
+    atomic_int begun;
+};
+
+static void patient_part(void *context, int part, int parts)
+{
+    struct patient_job *patient = context;
+    atomic_fetch_add(&patient->begun, 1);
+    job_part(&patient->job, part, parts);
+    for (int i = 0; i < 5000 && part == 0 && atomic_load(&patient->begun) < patient->at_once; i++)
+        sleep_ms(1);
+}
+
+/* Runs such a job and checks it; on how many threads it ran. */
+static int run_patient_job(int parts, int at_once)
+{
+    struct patient_job patient = {.job = {.input = at_once}, .at_once = at_once};
+    cr_parallel(parts, patient_part, &patient);
+    CHECK(ran_right(&patient.job, parts));
+    return threads_of(&patient.job, parts);
 }
 
 static void test_every_part_runs_once(void)
@@ -245,8 +284,8 @@ static void test_every_part_runs_once(void)
     for (int threads = 1; threads <= most; threads++) {
         CHECK(cr_set_num_threads(threads) == CR_OK && cr_get_num_threads() == threads);
         for (int parts = 1; parts <= most; parts++) {
-            int ran_on = run_job(parts, threads);
-            CHECK(ran_on == (parts < threads ? parts : threads));
+            int at_once = parts < threads ? parts : threads;
+            CHECK(run_patient_job(parts, at_once) == at_once);
         }
     }
 }
@@ -260,25 +299,25 @@ static void test_rapid_calls(void)
     for (int i = 0; i < 200; i++) { /* pauses around the time the two sides go to sleep */
         struct timespec pause = {.tv_nsec = i * 1000L};
         nanosleep(&pause, NULL);
-        CHECK(run_job(2, i) == 2);
+        run_job(2, i);
     }
 }
 
 static void slow_part(void *context, int part, int parts)
 {
+    struct patient_job *patient = context;
+    patient_part(context, part, parts);
     if (part > 0)
         sleep_ms(2); /* the caller waits past its spin */
-    job_part(context, part, parts);
 }
 
 static void test_caller_sleeps(void)
 {
     cr_set_num_threads(most);
     for (int i = 0; i < 20; i++) {
-        struct job job = {.input = i};
-        cr_parallel(most, slow_part, &job);
-        for (int part = 0; part < most; part++)
-            CHECK(job.runs[part] == most && job.output[part] == 10 * i + part);
+        struct patient_job patient = {.job = {.input = i}, .at_once = most};
+        cr_parallel(most, slow_part, &patient);
+        CHECK(ran_right(&patient.job, most));
     }
 }
 
@@ -298,7 +337,7 @@ static void test_callers_at_once(void)
         pthread_create(&callers[i], NULL, call_500_times, NULL);
     for (int i = 0; i < 8; i++)
         pthread_join(callers[i], NULL);
-    CHECK(run_job(most, 0) == most); /* and then all workers are back */
+    CHECK(run_patient_job(most, most) == most); /* and then all workers are back */
 }
 
 static void nested_part(void *context, int part, int parts)
@@ -366,7 +405,7 @@ static void test_workers_come_and_go(void)
     CHECK(count_threads() == alone + most - 1);
     cr_set_num_threads(2);
     CHECK(threads_become(alone + 1));
-    CHECK(run_job(most, 0) == 2); /* work that was cut before the change */
+    CHECK(run_patient_job(most, 2) == 2); /* work that was cut before the change */
     cr_set_num_threads(1);
     CHECK(threads_become(alone));
 }
@@ -402,23 +441,28 @@ static void test_idle_workers_sleep(void)
 
 /* ---------------------------------------------------------------------- what belongs to a thread: signals, modes ---- */
 
+struct signal_masks {
+    struct patient_job patient;
+    sigset_t of_part[2];
+};
+
 static void signal_part(void *context, int part, int parts)
 {
-    (void)parts;
-    sigset_t *masks = context;
-    pthread_sigmask(SIG_BLOCK, NULL, &masks[part]);
+    struct signal_masks *masks = context;
+    pthread_sigmask(SIG_BLOCK, NULL, &masks->of_part[part]);
+    patient_part(&masks->patient, part, parts);
 }
 
 static void test_signals_go_to_the_program(void)
 {
-    sigset_t masks[2];
+    struct signal_masks masks = {.patient = {.at_once = 2}};
     cr_set_num_threads(1);
     cr_set_num_threads(2); /* with a new worker */
-    cr_parallel(2, signal_part, masks);
+    cr_parallel(2, signal_part, &masks);
     static const int signals[] = {SIGINT, SIGTERM, SIGALRM, SIGCHLD, SIGUSR1, SIGPROF};
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-        CHECK(!sigismember(&masks[0], signals[i]) && sigismember(&masks[1], signals[i]));
-    CHECK(!sigismember(&masks[1], SIGSEGV));
+        CHECK(!sigismember(&masks.of_part[0], signals[i]) && sigismember(&masks.of_part[1], signals[i]));
+    CHECK(!sigismember(&masks.of_part[1], SIGSEGV));
 }
 
 struct arithmetic {
@@ -435,22 +479,30 @@ static struct arithmetic compute(void)
     return result;
 }
 
+struct arithmetics {
+    struct patient_job patient;
+    struct arithmetic of_part[most];
+};
+
 static void arithmetic_part(void *context, int part, int parts)
 {
-    struct arithmetic *results = context;
-    results[part] = compute();
-    if (part < parts - 1)
-        return;
-    fesetround(FE_DOWNWARD); /* of the worker alone, and not for the next call */
+    struct arithmetics *results = context;
+    results->of_part[part] = compute();
+    patient_part(&results->patient, part, parts);
+    if (part > 0)
+        fesetround(FE_DOWNWARD); /* the worker's own: it must not last until the next call */
 }
 
 static void check_mode_of_caller_holds(void)
 {
-    struct arithmetic results[most], expected = compute();
-    cr_parallel(most, arithmetic_part, results);
+    struct arithmetic expected = compute();
+    struct arithmetics results = {.patient = {.at_once = most}};
+    cr_parallel(most, arithmetic_part, &results);
     struct arithmetic after = compute();
+    CHECK(threads_of(&results.patient.job, most) == most);
     for (int part = 0; part < most; part++)
-        CHECK(results[part].third == expected.third && results[part].half_of_least == expected.half_of_least);
+        CHECK(results.of_part[part].third == expected.third &&
+              results.of_part[part].half_of_least == expected.half_of_least);
     CHECK(after.third == expected.third && after.half_of_least == expected.half_of_least);
 }
 
@@ -500,8 +552,10 @@ static void check_child(void (*body)(void))
 static void use_pool(void)
 {
     cr_set_num_threads(pool_threads);
-    for (int i = 0; i < 20; i++)
-        CHECK(run_job(most, i) == pool_threads);
+    for (int i = 0; i < 20; i++) {
+        run_job(most, i);
+        CHECK(run_patient_job(most, pool_threads) == pool_threads);
+    }
 }
 
 static void use_pool_and_fork(void)
@@ -557,7 +611,7 @@ static void test_fork_while_another_thread_is_inside(void)
 
 static void forking_part(void *context, int part, int parts)
 {
-    (void)context, (void)part;
+    patient_part(context, part, parts);
     pid_t child = fork();
     if (child == 0) {
         failures = 0;
@@ -571,8 +625,10 @@ static void forking_part(void *context, int part, int parts)
 
 static void test_fork_inside_a_part(void)
 {
+    struct patient_job patient = {.at_once = 2};
     cr_set_num_threads(2);
-    cr_parallel(2, forking_part, NULL);
+    cr_parallel(2, forking_part, &patient);
+    CHECK(threads_of(&patient.job, 2) == 2);
     use_pool();
 }
 

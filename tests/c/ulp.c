@@ -11,7 +11,6 @@
  *
  * The reference is libm in double for float32; for float64 libquadmath with GCC on x86, else long double. */
 #include <float.h>
-#include <inttypes.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -1,0 +1,137 @@
+/* Every public function with workspace, under an allocator that fails at the k-th request, for every k: the status is
+ * CR_OUT_OF_MEMORY, outputs are untouched and nothing leaks, until there is enough. Then a scan of bad geometries. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "convrnn.h"
+
+enum { CELLS = 4096 };
+
+static int budget, live, failures;
+
+static void *allocate(size_t size)
+{
+    void *block = budget-- > 0 ? malloc(size) : NULL;
+    live += block != NULL;
+    return block;
+}
+
+static void release(void *block)
+{
+    live -= block != NULL;
+    free(block);
+}
+
+static double a[CELLS], b[CELLS], result[CELLS], bias[8];
+
+static struct cr_conv small_conv(enum cr_pad_mode mode, int64_t stride)
+{
+    struct cr_conv conv = {.dtype = CR_FLOAT64, .N = 2, .C = 4, .K = 6, .groups = 2, .pad_mode = mode};
+    for (int axis = 0; axis < 3; axis++) {
+        conv.in[axis] = axis ? 7 : 1;
+        conv.kernel[axis] = axis ? 3 : 1;
+        conv.stride[axis] = axis ? stride : 1;
+        conv.dilation[axis] = 1;
+        conv.pad_low[axis] = axis ? 2 : 0;
+        conv.pad_high[axis] = axis ? 1 : 0;
+        if (cr_conv_output_size(conv.in[axis], conv.kernel[axis], conv.stride[axis], 1, conv.pad_low[axis],
+                                conv.pad_high[axis], &conv.out[axis]))
+            abort();
+    }
+    return conv;
+}
+
+static struct cr_tensor image(void *data, int64_t channels, const int64_t *size)
+{
+    return (struct cr_tensor){data, channels * size[0] * size[1] * size[2], 1,
+                              {channels * size[1] * size[2], channels * size[2], channels}};
+}
+
+static enum cr_status call(int which, const struct cr_conv *conv)
+{
+    const struct cr_tensor x = image(a, conv->C, conv->in), y = image(b, conv->K, conv->out);
+    const struct cr_tensor w = {b, 1, conv->K, {0, 2 * 3 * conv->K, 2 * conv->K}};
+    const struct cr_tensor to_x = image(result, conv->C, conv->in), to_y = image(result, conv->K, conv->out);
+    const struct cr_tensor to_w = {result, 1, conv->K, {0, 2 * 3 * conv->K, 2 * conv->K}};
+    struct cr_pool pool = {.dtype = CR_FLOAT64, .N = conv->N, .C = conv->C};
+    for (int axis = 0; axis < 3; axis++) {
+        pool.in[axis] = conv->in[axis];
+        pool.size[axis] = conv->kernel[axis];
+        pool.stride[axis] = conv->stride[axis];
+        pool.pad_low[axis] = conv->pad_low[axis];
+        pool.pad_high[axis] = conv->pad_high[axis];
+        pool.out[axis] = conv->out[axis];
+    }
+    switch (which) {
+    case 0: return cr_conv_forward(conv, &x, &w, bias, &to_y);
+    case 1: return cr_conv_backward_data(conv, &y, &w, bias, &to_x);
+    case 2: return cr_conv_backward_weights(conv, &y, &x, &to_w);
+    case 3: return cr_conv_backward_bias(conv, &y, result);
+    case 4: return cr_max_pool_forward(&pool, &x, &to_y);
+    case 5: return cr_max_pool_backward(&pool, &y, &x, &to_x);
+    default: return cr_map(CR_FUNCTION_TANH, CR_FLOAT64, 100, a, result);
+    }
+}
+
+static void expect(int condition, const char *what, int which, int k)
+{
+    if (condition) return;
+    failures++;
+    printf("function %d, request %d: %s\n", which, k, what);
+}
+
+static void sweep(int which, const struct cr_conv *conv)
+{
+    for (int k = 0; k < 100; k++) {
+        memset(result, 77, sizeof result);
+        budget = k;
+        const enum cr_status status = call(which, conv);
+        expect(live == 0, "blocks leaked", which, k);
+        if (status == CR_OK) return;
+        expect(status == CR_OUT_OF_MEMORY && *cr_error_message(), "wrong status or no words", which, k);
+        for (size_t i = 0; i < sizeof result; i++)
+            if (((char *)result)[i] != 77) {
+                expect(0, "output touched", which, k);
+                break;
+            }
+    }
+    expect(0, "never enough memory", which, 100);
+}
+
+/* Every field of the geometry replaced by every value that it cannot have: a status and words, never a crash. */
+static void scan_bad_geometries(void)
+{
+    static const int64_t bad_values[] = {-1, 0, INT64_MIN, INT64_MAX, (int64_t)1 << 62};
+    const struct cr_conv good = small_conv(CR_PAD_CONSTANT, 1);
+
+    for (int which = 0; which < 3; which++)
+        for (int64_t field = 0; field < 25; field++)
+            for (size_t i = 0; i < sizeof bad_values / sizeof *bad_values; i++) {
+                struct cr_conv bad = good;
+                int64_t *value = &bad.N + field; /* N, C, K, groups and seven triples, in a row */
+                const int stride = value >= bad.stride && value < bad.dilation, pad = value >= bad.pad_low;
+                /* Legal: a large stride, a large dilation of one tap (of depth), no batch, no padding. */
+                if ((stride || value == &bad.dilation[0]) && bad_values[i] > 0) continue;
+                if ((pad || value == &bad.N) && bad_values[i] == 0) continue;
+                *value = bad_values[i];
+                expect(call(which, &bad) != CR_OK && *cr_error_message(), "bad geometry accepted", which, (int)field);
+            }
+}
+
+int main(void)
+{
+    for (int i = 0; i < CELLS; i++) a[i] = b[i] = i % 7 - 3;
+    cr_set_num_threads(1);
+    cr_set_allocator(allocate, release);
+    for (int which = 0; which < 7; which++)
+        for (int mode = CR_PAD_CONSTANT; mode <= CR_PAD_WRAP; mode++)
+            for (int64_t stride = 1; stride < 4; stride++) {
+                const struct cr_conv conv = small_conv((enum cr_pad_mode)mode, stride);
+                sweep(which, &conv);
+            }
+    cr_set_allocator(NULL, NULL);
+    scan_bad_geometries();
+    printf("%d failures\n", failures);
+    return failures != 0;
+}
