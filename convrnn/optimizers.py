@@ -26,8 +26,9 @@ def _checked_range(name: str, value: float, low: float, high: float) -> float:
 class _Optimizer:
     def __init__(self, params: Mapping[str, np.ndarray], lr: float) -> None:
         for name, array in params.items():
-            if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-                raise TypeError(f"params[{name!r}] must be a NumPy array of float32 or float64")
+            kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            if kind not in (np.float32, np.float64):
+                raise TypeError(f"params[{name!r}] must be a NumPy array of float32 or float64, got {kind}")
         self.params = dict(params)
         self.lr = _checked_range("lr", lr, 0, math.inf)
         self.steps = 0

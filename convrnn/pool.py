@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import _core
-from .arguments import as_array, channels_first, explicit_padding, join_shape, per_axis, split_shape
+from .arguments import as_array, as_output, channels_first, explicit_padding, join_shape, per_axis, split_shape
 
 
 class _Window:
@@ -44,12 +44,12 @@ class _Window:
         return np.broadcast_to(np.ones((), dtype), shape)
 
 
-def _max_pool(rank, x, size, stride, padding, layout):
+def _max_pool(rank, x, size, stride, padding, layout, out):
     x = as_array("x", x)
     window = _Window(rank, x.shape, size, stride, padding, layout)
-    y = np.empty(window.y_shape, x.dtype)
+    y = as_output(out, window.y_shape, x.dtype, (x,))
     _core.max_pool_forward(window.geometry, x, y)
-    return y
+    return y if out is None else out
 
 
 def _max_pool_backward(rank, dy, x, size, stride, padding, layout):
@@ -62,13 +62,13 @@ def _max_pool_backward(rank, dy, x, size, stride, padding, layout):
     return dx
 
 
-def _avg_pool(rank, x, size, stride, padding, layout):
+def _avg_pool(rank, x, size, stride, padding, layout, out):
     x = as_array("x", x)
     window = _Window(rank, x.shape, size, stride, padding, layout)
-    y = np.empty(window.y_shape, x.dtype)
+    y = as_output(out, window.y_shape, x.dtype, (x,))
     _core.conv_forward(window.geometry, x, window.ones(x.dtype), None, y, _core.ACTIVATIONS[None])
     y /= np.prod(window.size, dtype=np.float64).astype(x.dtype)
-    return y
+    return y if out is None else out
 
 
 def _avg_pool_backward(rank, dy, x_shape, size, stride, padding, layout):
@@ -81,12 +81,12 @@ def _avg_pool_backward(rank, dy, x_shape, size, stride, padding, layout):
     return dx
 
 
-def max_pool1d(x, size, *, stride=None, padding=0, layout="channels_last"):
+def max_pool1d(x, size, *, stride=None, padding=0, layout="channels_last", out=None):
     """Maxima of windows of signals; see :func:`max_pool2d`."""
-    return _max_pool(1, x, size, stride, padding, layout)
+    return _max_pool(1, x, size, stride, padding, layout, out)
 
 
-def max_pool2d(x, size, *, stride=None, padding=0, layout="channels_last"):
+def max_pool2d(x, size, *, stride=None, padding=0, layout="channels_last", out=None):
     """Maxima of windows of images: ``y[n,o,p,c] = max_{i,j} x[n, o*sh + i - low_h, p*sw + j - low_w, c]``.
 
     Parameters
@@ -99,6 +99,8 @@ def max_pool2d(x, size, *, stride=None, padding=0, layout="channels_last"):
     padding : int, or an int or a (low, high) pair for each axis
         Cells of -infinity beyond the image; less than size.
     layout : {"channels_last", "channels_first"}
+    out : C-contiguous array, optional
+        Takes the result; must not overlap an input.
 
     Returns
     -------
@@ -117,7 +119,7 @@ def max_pool2d(x, size, *, stride=None, padding=0, layout="channels_last"):
     array([[ 5.,  7.],
            [13., 15.]])
     """
-    return _max_pool(2, x, size, stride, padding, layout)
+    return _max_pool(2, x, size, stride, padding, layout, out)
 
 
 def max_pool1d_backward(dy, x, size, *, stride=None, padding=0, layout="channels_last"):
@@ -149,17 +151,17 @@ def max_pool2d_backward(dy, x, size, *, stride=None, padding=0, layout="channels
     return _max_pool_backward(2, dy, x, size, stride, padding, layout)
 
 
-def avg_pool1d(x, size, *, stride=None, padding=0, layout="channels_last"):
+def avg_pool1d(x, size, *, stride=None, padding=0, layout="channels_last", out=None):
     """Means of windows of signals; see :func:`avg_pool2d`."""
-    return _avg_pool(1, x, size, stride, padding, layout)
+    return _avg_pool(1, x, size, stride, padding, layout, out)
 
 
-def avg_pool2d(x, size, *, stride=None, padding=0, layout="channels_last"):
+def avg_pool2d(x, size, *, stride=None, padding=0, layout="channels_last", out=None):
     """Means of windows of images: sums over the window divided by its full size, padding counted as zeros.
 
     Parameters
     ----------
-    x, size, stride, layout
+    x, size, stride, layout, out
         As in :func:`max_pool2d`.
     padding : int, or an int or a (low, high) pair for each axis
         Cells of zero beyond the image; less than size.
@@ -175,7 +177,7 @@ def avg_pool2d(x, size, *, stride=None, padding=0, layout="channels_last"):
     array([[ 2.5,  4.5],
            [10.5, 12.5]])
     """
-    return _avg_pool(2, x, size, stride, padding, layout)
+    return _avg_pool(2, x, size, stride, padding, layout, out)
 
 
 def avg_pool1d_backward(dy, x_shape, size, *, stride=None, padding=0, layout="channels_last"):

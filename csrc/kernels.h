@@ -82,8 +82,8 @@ struct cr_kernels {
     void (*product)(const struct cr_tile *tile);
     void (*diagonal)(const struct cr_tile *tile);
 
-    /* Panel of B: panel[i*columns + j] = source[i*source_k + j*source_n] for i < k, j < n; columns n up to the next
-     * multiple of lanes are zero. panel is 64-byte aligned. */
+    /* Panel of B: panel[i*columns + j] = source[i*source_k + j*source_n] for i < k, j < n. Between n and the next
+     * multiple of lanes the panel may be written too. */
     void (*pack)(void *panel, const void *source, int64_t k, int64_t n, int64_t source_k, int64_t source_n);
 
     void (*maximum)(const struct cr_windows *windows);

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from ..layers import Sequential
@@ -35,7 +34,7 @@ def kernels(net: Sequential) -> Figure:
     w = net.params["0.weight"]  # (KH, KW, 1, K)
     limit = float(np.abs(w).max())
     K = w.shape[-1]
-    figure = _figure(9, 3.1, f"The {K} kernels that the first layer learned")
+    figure = _figure(9, 3, f"The {K} kernels that the first layer learned")
     grid = figure.subplots(2, K // 2)
     for k, axes in enumerate(grid.flat):
         shown = _image(axes, w[:, :, 0, k], f"{k}", cmap="RdBu_r", vmin=-limit, vmax=limit)
@@ -44,24 +43,22 @@ def kernels(net: Sequential) -> Figure:
 
 
 def feature_maps(net: Sequential, image: np.ndarray) -> Figure:
-    """One digit and what the two convolutions make of it, after their ReLU."""
+    """One digit and what two of the convolutions make of it, after their ReLU."""
     x, maps = image[np.newaxis], []
-    for i, layer in enumerate(net.layers[:5]):
+    for i, layer in enumerate(net.layers[:7]):
         x = layer(x)
-        if i in (1, 4):
+        if i in (1, 6):
             maps.append(x[0])
-    figure = _figure(12, 5.6, "A digit on its way through the network")
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(1.1, 2, 2.6))
-    left.suptitle("input, 28 x 28", fontsize=10)
-    _image(left.subplots(), image[..., 0], cmap="gray_r")
-    for part, features, columns in ((middle, maps[0], 4), (right, maps[1], 6)):
+    figure = _figure(12, 4.6, "A digit on its way through the network")
+    parts = figure.subfigures(1, 3, width_ratios=(1, 1.15, 2.3), wspace=0.02)
+    parts[0].suptitle("input: 28 x 28", fontsize=10, color=INK)
+    _image(parts[0].subplots(), image[..., 0], cmap="gray_r")
+    for part, name, features in zip(parts[1:], ("first", "third"), maps, strict=True):
         OH, OW, K = features.shape
-        part.suptitle(f"after convolution and ReLU: {K} maps of {OH} x {OW}", fontsize=10)
-        grid = part.subplots(math.ceil(K / columns), columns)
-        for axes in grid.flat:
-            axes.axis("off")
-        for k in range(K):
-            _image(grid.flat[k], features[..., k], cmap="magma", vmin=0, vmax=float(features.max()))
+        part.suptitle(f"{name} convolution, ReLU: {K} maps of {OH} x {OW}", fontsize=10, color=INK)
+        for k, axes in enumerate(part.subplots(4, K // 4).flat):
+            shown = _image(axes, features[..., k], cmap="magma", vmin=0, vmax=float(features.max()))
+        part.colorbar(shown, ax=part.axes, label="activation", orientation="horizontal", fraction=0.04, pad=0.02)
     return figure
 
 
@@ -73,7 +70,7 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, images: np.ndarray) -> F
     figure = _figure(11, 5.4, f"{len(truth):,} held-out digits, {len(wrong)} mistaken")
     left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
     axes = left.subplots()
-    norm = matplotlib.colors.PowerNorm(0.35, vmin=0, vmax=counts.max())  # a single error can be seen beside 100 hits
+    norm = PowerNorm(0.35, vmin=0, vmax=counts.max())  # a single error can be seen beside 100 hits
     axes.imshow(counts, cmap="BuPu", norm=norm)
     for (i, j), count in np.ndenumerate(counts):
         if count:
@@ -81,7 +78,8 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, images: np.ndarray) -> F
     axes.set(xlabel="the network says", ylabel="it is", xticks=range(10), yticks=range(10))
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    right.suptitle("mistaken: what it is \N{RIGHTWARDS ARROW} what the network says", fontsize=10)
+    left.suptitle("all: how many images", fontsize=10, color=INK)
+    right.suptitle("mistaken: what it is \N{RIGHTWARDS ARROW} what the network says", fontsize=10, color=INK)
     grid = right.subplots(5, 6)
     for axes in grid.flat:
         axes.axis("off")
@@ -106,9 +104,10 @@ def curves(histories: dict) -> Figure:
                    label=f"{name}: {percent[-1]:.1f} %")  # fmt: skip
     left.set(xlabel="epoch", ylabel="cross-entropy of a batch (nats)", yscale="log", title="Training loss")
     right.set(xlabel="epoch", ylabel="held-out accuracy (%)", title="Held-out accuracy")
-    right.axhline(97, color=INK, linewidth=0.8, linestyle=":")
+    right.axhline(97, color=INK, linewidth=0.8, linestyle=":", label="97 %")
     for axes in (left, right):
         axes.grid(alpha=0.25)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     return figure

@@ -219,6 +219,8 @@ static void job_part(void *context, int part, int parts)
     job->runs[part] += parts;
     job->output[part] = 10 * job->input + part;
     job->thread[part] = pthread_self();
+    for (volatile int i = 0; i < 1000; i++)
+        ; /* about a microsecond, so that workers come in time for some parts and late for others */
 }
 
 /* Whether the job ran rightly: its first part in this thread, each part once, and no other. */
@@ -305,7 +307,6 @@ static void test_rapid_calls(void)
 
 static void slow_part(void *context, int part, int parts)
 {
-    struct patient_job *patient = context;
     patient_part(context, part, parts);
     if (part > 0)
         sleep_ms(2); /* the caller waits past its spin */
@@ -321,22 +322,37 @@ static void test_caller_sleeps(void)
     }
 }
 
-static void *call_500_times(void *argument)
+static atomic_int stop;
+
+static void *call_until_stopped(void *argument)
 {
     (void)argument;
-    for (int i = 0; i < 500; i++)
+    for (int i = 0; !atomic_load(&stop); i++)
         run_job(1 + i % most, i);
     return NULL;
+}
+
+static void start_callers(pthread_t *callers, int count)
+{
+    atomic_store(&stop, 0);
+    for (int i = 0; i < count; i++)
+        pthread_create(&callers[i], NULL, call_until_stopped, NULL);
+}
+
+static void stop_callers(pthread_t *callers, int count)
+{
+    atomic_store(&stop, 1);
+    for (int i = 0; i < count; i++)
+        pthread_join(callers[i], NULL);
 }
 
 static void test_callers_at_once(void)
 {
     pthread_t callers[8];
     cr_set_num_threads(most);
-    for (int i = 0; i < 8; i++)
-        pthread_create(&callers[i], NULL, call_500_times, NULL);
-    for (int i = 0; i < 8; i++)
-        pthread_join(callers[i], NULL);
+    start_callers(callers, 8);
+    sleep_ms(200);
+    stop_callers(callers, 8);
     CHECK(run_patient_job(most, most) == most); /* and then all workers are back */
 }
 
@@ -361,12 +377,12 @@ static void test_nested_calls(void)
 static void test_changing_threads_while_others_call(void)
 {
     pthread_t callers[3];
-    for (int i = 0; i < 3; i++)
-        pthread_create(&callers[i], NULL, call_500_times, NULL);
-    for (int i = 0; i < 200; i++)
+    start_callers(callers, 3);
+    for (int i = 0; i < 200; i++) {
         CHECK(cr_set_num_threads(1 + i % most) == CR_OK);
-    for (int i = 0; i < 3; i++)
-        pthread_join(callers[i], NULL);
+        sleep_ms(i % 3);
+    }
+    stop_callers(callers, 3);
 }
 
 /* The number of threads of this process, or 0 where the system does not tell. */
@@ -578,16 +594,6 @@ static void test_fork(void)
     use_pool();
 }
 
-static atomic_int stop;
-
-static void *call_until_stopped(void *argument)
-{
-    (void)argument;
-    for (int i = 0; !atomic_load(&stop); i++)
-        run_job(most, i);
-    return NULL;
-}
-
 static void *fork_20_times(void *argument)
 {
     (void)argument;
@@ -600,12 +606,10 @@ static void test_fork_while_another_thread_is_inside(void)
 {
     pthread_t caller, forker;
     cr_set_num_threads(most);
-    atomic_store(&stop, 0);
-    pthread_create(&caller, NULL, call_until_stopped, NULL);
+    start_callers(&caller, 1);
     pthread_create(&forker, NULL, fork_20_times, NULL);
     pthread_join(forker, NULL);
-    atomic_store(&stop, 1);
-    pthread_join(caller, NULL);
+    stop_callers(&caller, 1);
     use_pool();
 }
 
