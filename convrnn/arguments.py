@@ -149,16 +149,18 @@ def _named_pair(padding, size, kernel, stride, dilation):
 
 
 def split_shape(name, shape, rank, first):
-    """(batch or None, channels, space) of an image's shape."""
-    if len(shape) not in (rank + 1, rank + 2):
+    """(batch or None, channels, space) of an image's shape, a tuple."""
+    extra = len(shape) - rank
+    if extra == 2:
+        batch, image = shape[0], shape[1:]
+    elif extra == 1:
+        batch, image = None, shape
+    else:
         channels = "(N, C, ...)" if first else "(N, ..., C)"
         raise ValueError(f"{name} must have {rank + 2} dimensions, {channels} with {rank} in space, "
-                         f"or {rank + 1} without a batch; got shape {tuple(shape)}")
-    batched = len(shape) == rank + 2
-    batch = shape[0] if batched else None
-    image = tuple(shape[1:] if batched else shape)
+                         f"or {rank + 1} without a batch; got shape {shape}")
     if 0 in image:
-        raise ValueError(f"{name} must have no empty axis but the batch, got shape {tuple(shape)}")
+        raise ValueError(f"{name} must have no empty axis but the batch, got shape {shape}")
     return (batch, image[0], image[1:]) if first else (batch, image[-1], image[:-1])
 
 

@@ -17,19 +17,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
 
 from . import _core
 from .arguments import as_array, channels_first, integer, per_axis
 from .conv import (
     conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward,
     conv_transpose1d, conv_transpose1d_backward, conv_transpose2d, conv_transpose2d_backward,
-)  # fmt: skip
+)
 from .pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
+
+if TYPE_CHECKING:  # numpy.random and numpy.typing take longer to import than this package
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import ArrayLike, DTypeLike
+
+    Seed = int | np.random.Generator | None  # None: a different start every time
 
 __all__ = [
     "AvgPool2d",
@@ -47,9 +52,6 @@ __all__ = [
     "Sigmoid",
     "Tanh",
 ]
-
-Seed = int | np.random.Generator | None
-"""What ``rng=`` takes: a seed, a generator, or None for a different start every time."""
 
 
 def _checked_dtype(dtype: DTypeLike) -> np.dtype:
@@ -206,7 +208,7 @@ class _Weighted(Layer):
         return ("x",) * needs_dx + ("w",) + ("b",) * ("bias" in self.params)
 
     def _named(self, dw: np.ndarray, db: np.ndarray | None) -> dict[str, np.ndarray]:
-        return dict(zip(self.params, (dw, db)))
+        return dict(zip(self.params, (dw, db), strict=False))
 
 
 class _Convolution(_Weighted):
@@ -286,7 +288,7 @@ class _Conv(_Convolution):
         super().__init__(
             (K, C), K, kernel_size, bias, layout, dtype, rng,
             stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode,
-        )  # fmt: skip
+        )
 
 
 class Conv1d(_Conv):
@@ -370,7 +372,7 @@ class _ConvTranspose(_Convolution):
         super().__init__(
             (C, K), out_channels, kernel_size, bias, layout, dtype, rng,
             stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
-        )  # fmt: skip
+        )
 
 
 class ConvTranspose1d(_ConvTranspose):
@@ -707,6 +709,6 @@ _FUSING = (Conv1d, Conv2d, Conv3d, Linear)
 _FUSED = (ReLU, Tanh, Sigmoid)
 
 
-def _prefixed(dicts) -> dict[str, np.ndarray]:
+def _prefixed(dicts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """One dict of many, the keys prefixed with the position: "0.weight", ..."""
     return {f"{i}.{name}": array for i, arrays in enumerate(dicts) for name, array in arrays.items()}

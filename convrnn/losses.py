@@ -10,12 +10,16 @@ The loss is a Python float, summed in float64; gradients have the dtype of the f
 from __future__ import annotations
 
 import math
-from types import EllipsisType
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from .arguments import as_array
+
+if TYPE_CHECKING:
+    from types import EllipsisType
+
+    from numpy.typing import ArrayLike
 
 __all__ = ["gaussian_nll", "mean_squared_error", "softmax_cross_entropy"]
 

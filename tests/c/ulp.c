@@ -7,7 +7,7 @@
  * the 20; --exhaustive takes all 2^32 float32. Prints the largest error and its argument for each function and type;
  * exits with 1 if one exceeds 2 ULP or a rule of `broken_rule` is broken.
  *
- *     cc -O2 -Icsrc tests/c/ulp.c libconvrnn.a -lquadmath -lm -lpthread -o ulp
+ *     make -C csrc && cc -O2 -Icsrc tests/c/ulp.c build/c/libconvrnn.a -lquadmath -lm -pthread -o ulp
  *
  * The reference is libm in double for float32; for float64 libquadmath with GCC on x86, else long double. */
 #include <float.h>

@@ -1,0 +1,146 @@
+"""Timing: repetitions of one call in its process, and rounds over the libraries, so that all see the same weather."""
+
+import gc
+import itertools
+import math
+import statistics
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import problems
+from .machine import Limits
+from .protocol import Process, ProcessError
+
+REPETITION_SECONDS = 50e-6  #: short calls are timed in groups this long, beside which reading the clock is nothing
+LEAST_CALLS = 7  #: in all rounds, however long a call takes
+SETTLE_SECONDS = 0.02  #: before a turn: the threads of the library that was last go on spinning for milliseconds
+
+
+def repetitions(call, seconds, least):
+    """Seconds per call of each repetition: for `seconds`, and at least `least` of them. Garbage is not collected."""
+    group = 1
+    while _seconds(call, group) < REPETITION_SECONDS:
+        group *= 2
+    samples = []
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        end = time.perf_counter() + seconds
+        while len(samples) < least or time.perf_counter() < end:
+            samples.append(_seconds(call, group) / group)
+    finally:
+        if collecting:
+            gc.enable()
+    return samples
+
+
+def _seconds(call, times):
+    start = time.perf_counter()
+    for _ in itertools.repeat(None, times):
+        call()
+    return time.perf_counter() - start
+
+
+def signature(results):
+    """[projection on random signs, norm] of each array: enough to tell whether two libraries computed the same."""
+    rng = np.random.default_rng(1)
+    doubles = [result.astype(np.float64) for result in results]
+    return [[float(np.vdot(array, rng.choice((-1.0, 1.0), array.shape))), float(np.linalg.norm(array))]
+            for array in doubles]
+
+
+def agree(one, other, dtype):
+    """Whether two signatures are the same, with ample room for the order of sums."""
+    tolerance = {"float32": 1e-3, "float64": 1e-9}[dtype]
+    return len(one) == len(other) and all(
+        abs(a - b) <= tolerance * max(norm, other_norm) for figures in zip(one, other, strict=True)
+        for (a, b), (norm, other_norm) in [tuple(zip(*figures, strict=True))])
+
+
+@dataclass(frozen=True)
+class Case:
+    """What every library is asked to do."""
+
+    operator: str
+    pass_: str
+    problem: str
+    dtype: str
+
+    def __str__(self):
+        return f"{self.operator} {self.pass_} {self.dtype} {self.problem}"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure."""
+
+    seconds: float  #: of a turn
+    rounds: int
+    layouts: tuple  #: the variants of ours to show; None: all
+
+
+class Libraries:
+    """The processes of ours, of its peers and of the machine's limits, all with the same number of threads."""
+
+    def __init__(self, threads, peers, options):
+        self.threads = threads
+        self.options = options
+        self.peers = {}
+        self._stack = ExitStack()
+        with ExitStack() as stack:
+            self.ours = stack.enter_context(Process("benchmarks.peers.convrnn", threads))
+            self._machine = stack.enter_context(Process("benchmarks.machine", threads))
+            for peer in peers:
+                try:
+                    self.peers[peer] = stack.enter_context(Process(f"benchmarks.peers.{peer}", threads))
+                except ProcessError as missing:
+                    print(f"without {missing}", file=sys.stderr)
+            self._stack = stack.pop_all()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._stack.close()
+
+    def versions(self):
+        """Of the libraries, by name."""
+        return {process.name: process.ask("version") for process in (self.ours, *self.peers.values())}
+
+    def limits(self):
+        """The machine's, now."""
+        return Limits(**self._machine.ask("limits", seconds=self.options.seconds))
+
+    def times(self, case):
+        """{library: {variant: samples}}, over interleaved rounds."""
+        turns = self._turns(case)
+        samples = {}
+        for _ in range(self.options.rounds):
+            for process, variant in turns:
+                time.sleep(SETTLE_SECONDS)
+                turn = process.ask("time", variant=variant, seconds=self.options.seconds,
+                                   least=math.ceil(LEAST_CALLS / self.options.rounds))
+                samples.setdefault(process.name, {}).setdefault(variant, []).extend(turn)
+        return samples
+
+    def _turns(self, case):
+        """Who takes part: the variants of all libraries that can do the case and compute what ours does."""
+        turns, first = [], None
+        for process in (self.ours, *self.peers.values()):
+            try:
+                prepared = process.ask("prepare", operator=case.operator, pass_=case.pass_, problem=case.problem,
+                                       dtype=case.dtype)
+            except ProcessError as failure:
+                print(f"{case}: {failure}", file=sys.stderr)
+                continue
+            for variant, signature in prepared.items():
+                first = signature if first is None else first
+                if not agree(signature, first, case.dtype):
+                    print(f"{case}: {process.name} {variant} computes something else; left out", file=sys.stderr)
+                elif process is not self.ours or self.options.layouts is None or variant in self.options.layouts:
+                    turns.append((process, variant))
+        return turns
