@@ -56,9 +56,8 @@ def signature(results):
 def agree(one, other, dtype):
     """Whether two signatures are the same, with ample room for the order of sums."""
     tolerance = {"float32": 1e-3, "float64": 1e-9}[dtype]
-    return len(one) == len(other) and all(
-        abs(a - b) <= tolerance * max(norm, other_norm) for figures in zip(one, other, strict=True)
-        for (a, b), (norm, other_norm) in [tuple(zip(*figures, strict=True))])
+    one, other = np.array(one), np.array(other)
+    return one.shape == other.shape and bool((np.abs(one - other) <= tolerance * other[:, 1:]).all())
 
 
 @dataclass(frozen=True)
@@ -144,3 +143,43 @@ class Libraries:
                 elif process is not self.ours or self.options.layouts is None or variant in self.options.layouts:
                     turns.append((process, variant))
         return turns
+
+
+def rows(case, samples, limits):
+    """A dict of figures for every variant of ours, with the better variant of each peer."""
+    peers = {name: _best(variants) for name, variants in samples.items() if name != "convrnn"}
+    problem = problems.parse(case.operator, case.problem)
+    flops = problem.flops(case.pass_)
+    floor, bound = limits.floor(flops, problem.bytes(case.pass_, case.dtype), case.dtype)
+    for variant, seconds in samples.get("convrnn", {}).items():
+        best = min(seconds)
+        yield {"operator": case.operator, "pass": case.pass_, "dtype": case.dtype, "threads": limits.threads,
+               "problem": case.problem, "variant": variant, **_microseconds(seconds), "gflops": flops / best / 1e9,
+               "limit_us": floor * 1e6, "limited_by": bound, "percent": 100 * floor / best,
+               "peers": {name: peer | {"ratio": peer["us"] / (best * 1e6)} for name, peer in peers.items()}}
+
+
+def _best(variants):
+    """The figures of the fastest variant."""
+    name = min(variants, key=lambda variant: min(variants[variant]))
+    return {"variant": name, **_microseconds(variants[name])}
+
+
+def _microseconds(samples):
+    return {"us": min(samples) * 1e6, "median_us": statistics.median(samples) * 1e6}
+
+
+def run(cases, threads, peers, options):
+    """(rows, limits, versions) of all cases with so many threads; one line of progress for each case."""
+    measured = []
+    with Libraries(threads, peers, options) as libraries:
+        versions = libraries.versions()
+        limits = libraries.limits()
+        for case in cases:
+            samples = libraries.times(case)
+            measured.append((case, samples))
+            times = "  ".join(f"{name} {variant} {min(seconds) * 1e6:.1f}" for name, variants in samples.items()
+                              for variant, seconds in variants.items())
+            print(f"{threads} threads  {case}  us: {times}", file=sys.stderr)
+        limits = limits.best(libraries.limits())  # again: the clock may have been lower before
+    return [row for case, samples in measured for row in rows(case, samples, limits)], limits, versions

@@ -1,4 +1,4 @@
-/* convrnn: convolution in C, forward and backward, on strided arrays.
+/* convrnn: convolution and recurrence in C, forward and backward, on strided arrays.
  *
  * SPDX-License-Identifier: BSD-3-Clause
  *
@@ -196,6 +196,108 @@ enum cr_status cr_max_pool_forward(const struct cr_pool *pool, const struct cr_t
  * dx [N, C, in]  written */
 enum cr_status cr_max_pool_backward(const struct cr_pool *pool, const struct cr_tensor *dy,
                                     const struct cr_tensor *x, const struct cr_tensor *dx);
+
+/* -------------------------------------------------------------------------------------------- recurrence ---- */
+
+/* A recurrent layer in one direction over a batch of sequences. Letters: T time, B batch, I input size, H hidden size,
+ * G gates (1, 4, 3 for RNN, LSTM, GRU), R the width of h: P with a projection, else H.
+ *
+ *     RNN   h_t = s(W x_t + b + U h_{t-1} + b')
+ *     LSTM  i, f, o = sigmoid, g = tanh of (W x_t + b + U h_{t-1} + b');  c_t = f c_{t-1} + i g;  h_t = o tanh(c_t),
+ *           or h_t = V (o tanh(c_t)) with a projection
+ *     GRU   r, z = sigmoid(W x_t + b + U h_{t-1} + b');  h_t = (1 - z) n + z h_{t-1}, with
+ *           n = tanh(W x_t + b + r (U h_{t-1} + b'))   if reset_after
+ *           n = tanh(W x_t + b + U (r h_{t-1}) + b')   otherwise
+ *
+ * Gates stand in the order i f g o and r z n. Another direction is a series with a negative time stride. Time steps
+ * flush subnormals to zero; the floating-point mode of the caller is restored. A sequence cut into chunks, with the
+ * state carried, gives the same bits, down to single steps. */
+struct cr_sequence {
+    enum cr_dtype dtype;
+    int64_t T, B, I, H;            /* T and B may be 0 */
+    int64_t P;                     /* LSTM: width of the projected h; 0 without a projection */
+    const int64_t *lengths;        /* [B] steps of each row, 0..T; NULL: T. x past a row's end must be finite */
+    enum cr_activation activation; /* RNN: s; ignored otherwise */
+    int reset_after;               /* GRU */
+};
+
+/* [T, B, width]: element [t, b, i] at data + t*time + b*row + i*column. */
+struct cr_series {
+    void *data;
+    int64_t time, row, column;
+};
+
+/* [rows, columns], any strides. */
+struct cr_matrix {
+    void *data;
+    int64_t row, column;
+};
+
+/* The parameters of a layer, or their gradients. */
+struct cr_weights {
+    struct cr_matrix w_ih; /* W [G*H, I] */
+    struct cr_matrix w_hh; /* U [G*H, R] */
+    struct cr_matrix w_hr; /* V [P, H]; data NULL without a projection */
+    void *b_ih, *b_hh;     /* b, b' [G*H], contiguous; NULL: none */
+};
+
+/* h [B, R] and, for an LSTM, c [B, H]; contiguous; NULL: zeros when read, not wanted when written. */
+struct cr_state {
+    void *h, *c;
+};
+
+/* What forward keeps for backward, all contiguous; slot t of h and c is the state before step t. Where lengths are
+ * given, the caller has filled h, gates and extra with zeros. */
+struct cr_cache {
+    void *h;     /* [T + 1, B, R] */
+    void *c;     /* [T + 1, B, H] LSTM; else NULL */
+    void *gates; /* [T, B, G*H] after their activations */
+    void *extra; /* [T, B, H] LSTM with a projection: o tanh(c); GRU: U h + b' of n if reset_after, r h otherwise;
+                    else NULL */
+};
+
+/* y [T, B, R] = every h, zero past a row's end; the state after each row's last step.
+ * x [T, B, I]      read
+ * state            read; members may be NULL
+ * y [T, B, R]      written; column stride 1
+ * last             written; members may be NULL; may not alias state
+ * cache            written; NULL: inference, nothing is kept */
+enum cr_status cr_rnn_forward(const struct cr_sequence *sequence, const struct cr_series *x,
+                              const struct cr_weights *weights, const struct cr_state *state,
+                              const struct cr_series *y, const struct cr_state *last, const struct cr_cache *cache);
+enum cr_status cr_lstm_forward(const struct cr_sequence *sequence, const struct cr_series *x,
+                               const struct cr_weights *weights, const struct cr_state *state,
+                               const struct cr_series *y, const struct cr_state *last, const struct cr_cache *cache);
+enum cr_status cr_gru_forward(const struct cr_sequence *sequence, const struct cr_series *x,
+                              const struct cr_weights *weights, const struct cr_state *state,
+                              const struct cr_series *y, const struct cr_state *last, const struct cr_cache *cache);
+
+/* Backpropagation through time: gradients of the loss whose gradients at y and at the last state are dy and dlast.
+ * With truncate = k, 1 <= k < T, the gradient through the state is cut at every multiple of k steps.
+ * x, weights, cache  those of the forward call; read
+ * dy [T, B, R]       read; column stride 1
+ * dlast              read; members may be NULL
+ * truncate           0: full
+ * dx [T, B, I]       written
+ * dweights           written; members with data NULL are skipped
+ * dstate             written; members may be NULL
+ * dh [T, B, R]       contiguous; written: the gradient at every h, through time included; NULL: not wanted. Where
+ *                    lengths are given, the caller has filled it with zeros */
+enum cr_status cr_rnn_backward(const struct cr_sequence *sequence, const struct cr_series *x,
+                               const struct cr_weights *weights, const struct cr_cache *cache,
+                               const struct cr_series *dy, const struct cr_state *dlast, int64_t truncate,
+                               const struct cr_series *dx, const struct cr_weights *dweights,
+                               const struct cr_state *dstate, void *dh);
+enum cr_status cr_lstm_backward(const struct cr_sequence *sequence, const struct cr_series *x,
+                                const struct cr_weights *weights, const struct cr_cache *cache,
+                                const struct cr_series *dy, const struct cr_state *dlast, int64_t truncate,
+                                const struct cr_series *dx, const struct cr_weights *dweights,
+                                const struct cr_state *dstate, void *dh);
+enum cr_status cr_gru_backward(const struct cr_sequence *sequence, const struct cr_series *x,
+                               const struct cr_weights *weights, const struct cr_cache *cache,
+                               const struct cr_series *dy, const struct cr_state *dlast, int64_t truncate,
+                               const struct cr_series *dx, const struct cr_weights *dweights,
+                               const struct cr_state *dstate, void *dh);
 
 /* -------------------------------------------------------------------------------------------- elementwise ---- */
 

@@ -12,6 +12,10 @@
  *     conv backward_data                   the same two, of dy and w with C and K exchanged
  *     conv backward_weights                product   x: C x pixels           dy, packed: pixels x K    dw: C x K
  *     conv backward_bias                   product   1 (strides 0)           dy, packed           db: 1 x K
+ *     recurrent, input part                conv forward of a 1x1 kernel over (T, B) pixels
+ *     recurrent, step t                    product   h[t-1]: B x R           w_hh: R x G*H           gates: B x G*H
+ *     BPTT, step t                         product   dgates[t]: B x G*H      w_hh: G*H x R           dh: B x R
+ *     BPTT, weights and dx                 conv backward_weights and forward of 1x1 kernels, after the loop
  *     depthwise forward, backward_data     diagonal  x: pixels x channels    w, packed: 1 x channels
  *     depthwise backward_weights           diagonal  x: pixels x channels    dy: pixels x channels  dw: 1 x channels
  *
@@ -71,6 +75,18 @@ struct cr_windows {
     int64_t box[3], x_box[3], dx_box[3];                         /* extent of a window, and strides inside it */
 };
 
+/* A row of n hidden units of a recurrent cell at one time step. Gates stand n apart; rows are contiguous, and not all
+ * cells have all of them. kernels/gates.inc says what each kernel reads and writes. */
+struct cr_units {
+    int64_t n;
+    enum cr_activation activation; /* RNN */
+    int reset_after;               /* GRU */
+    void *gates, *extra;
+    const void *h_before, *c_before;
+    void *h, *c;
+    void *dgates, *dextra, *dh, *dc;
+};
+
 /* The kernels of one instruction set and one real type, and the sizes that go with them. */
 struct cr_kernels {
     int64_t size;  /* bytes of an element */
@@ -88,6 +104,15 @@ struct cr_kernels {
 
     void (*maximum)(const struct cr_windows *windows);
     void (*maximum_adjoint)(const struct cr_windows *windows);
+
+    void (*rnn_gates)(const struct cr_units *units);
+    void (*lstm_gates)(const struct cr_units *units);
+    void (*gru_reset)(const struct cr_units *units);
+    void (*gru_update)(const struct cr_units *units);
+    void (*rnn_gates_adjoint)(const struct cr_units *units);
+    void (*lstm_gates_adjoint)(const struct cr_units *units);
+    void (*gru_update_adjoint)(const struct cr_units *units);
+    void (*gru_reset_adjoint)(const struct cr_units *units);
 
     void (*map[4])(int64_t n, const void *x, void *y); /* by enum cr_function */
 };
