@@ -9,7 +9,6 @@ import ctypes
 import math
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -205,7 +204,10 @@ def _seconds(work, thread, rounds):
 
 def load(threads):
     """The methods of the process: ``limits(seconds)``, the fields of `Limits`."""
-    kernels = NumPyKernels() if shutil.which("cc") is None else CompiledKernels()
+    try:
+        kernels = CompiledKernels()
+    except (OSError, subprocess.CalledProcessError):  # no compiler, or nothing that it makes can be loaded
+        kernels = NumPyKernels()
     caches = cache_sizes()
 
     def limits(seconds):

@@ -178,8 +178,8 @@ def run(cases, threads, peers, options):
         for case in cases:
             samples = libraries.times(case)
             measured.append((case, samples))
-            times = "  ".join(f"{name} {variant} {min(seconds) * 1e6:.1f}" for name, variants in samples.items()
+            times = ", ".join(f"{name} {variant} {min(seconds) * 1e6:.1f}" for name, variants in samples.items()
                               for variant, seconds in variants.items())
-            print(f"{threads} threads  {case}  us: {times}", file=sys.stderr)
+            print(f"{case}, threads {threads}: {times} us", file=sys.stderr)
         limits = limits.best(libraries.limits())  # again: the clock may have been lower before
     return [row for case, samples in measured for row in rows(case, samples, limits)], limits, versions

@@ -5,7 +5,7 @@ The line is the benchmark's id, what ``--only`` looks in and what ``--problem`` 
 
 >>> problem = parse("conv", "1,64,56,56,64,3,1,1,1")
 >>> problem.out, problem.flops("forward")
-((56, 56), 225673216)
+((56, 56), 225738752)
 >>> str(problem)
 '1,64,56,56,64,3,1,1,1'
 """
@@ -58,7 +58,7 @@ class Convolution:
     groups: int
 
     def __post_init__(self):
-        if self.padding < 0 or any(value < 1 for value in astuple(self) if value is not self.padding):
+        if self.padding < 0 or any(value < 1 for name, value in vars(self).items() if name != "padding"):
             raise ValueError(f"sizes must be at least 1 and padding at least 0: {self}")
         if self.C % self.groups or self.K % self.groups:
             raise ValueError(f"groups must divide C and K: {self}")
@@ -73,7 +73,7 @@ class Convolution:
         try:
             return cls(*map(int, text.split(",")))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"a convolution is N,C,H,W,K,kernel,stride,padding,groups, got {text!r}: {error}") from None
+            raise ValueError(f"a convolution is N,C,H,W,K,kernel,stride,padding,groups; {text!r}: {error}") from None
 
     @property
     def out(self):

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -63,16 +63,15 @@ class Process:
 
     def close(self):
         """Ends the process: it stops when there is nothing more to read."""
-        self._child.stdin.close()
+        with suppress(BrokenPipeError):
+            self._child.stdin.close()
         self._child.stdout.close()
         self._child.wait()
 
     def ask(self, method, **arguments):
         """What `method` of the process returns."""
-        try:
+        with suppress(BrokenPipeError):  # the missing answer tells
             print(json.dumps({"method": method, **arguments}), file=self._child.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # the missing answer tells
         return self._answer()
 
     def _answer(self):

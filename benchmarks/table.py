@@ -9,7 +9,7 @@ def header(machine, versions, limits, options):
     lines = [f"machine     {machine}"]
     lines += [f"{name:<11} {version}" for name, version in versions.items()]
     lines += [f"times       minimum and median of {options.rounds} interleaved rounds of {options.seconds:g} s"]
-    lines += [f"limits      {limit.method}"]
+    lines += [f"limits      {limits[0].method}"]
     for limit in limits:
         fma = ", ".join(f"{rate:.1f} {dtype}" for dtype, rate in limit.fma.items())
         read = ", ".join(f"{level} {rate:.0f}" for level, rate in limit.bandwidth.items())
@@ -85,8 +85,8 @@ def _means(rows):
         for name in dict.fromkeys(name for row in rows for name in row["peers"]):
             ratios = [row["peers"][name]["ratio"] for row in group if name in row["peers"]]
             if ratios:
-                cells |= {f"x {name}": f"{geometric_mean(ratios):.2f}", "least": f"{min(ratios):.2f}",
-                          "below 1": str(sum(ratio < 1 for ratio in ratios))}
+                cells |= {f"x {name}": f"{geometric_mean(ratios):.2f}", f"least x {name}": f"{min(ratios):.2f}",
+                          f"{name} ahead": str(sum(ratio < 1 for ratio in ratios))}
         yield cells
 
 

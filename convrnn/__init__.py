@@ -15,12 +15,14 @@ from .conv import (conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, con
                    conv_transpose2d_backward, conv_transpose3d, conv_transpose3d_backward)
 from .layers import (AvgPool2d, Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, Flatten, Linear, MaxPool2d,
                      ReLU, Sequential, Sigmoid, Tanh)
+from .recurrent import gru, gru_backward, lstm, lstm_backward, rnn, rnn_backward
+from .recurrent_layers import GRU, LSTM, RNN
 from .pool import (avg_pool1d, avg_pool1d_backward, avg_pool2d, avg_pool2d_backward, max_pool1d, max_pool1d_backward,
                    max_pool2d, max_pool2d_backward)
 from .runtime import get_include, get_num_threads, isa, num_threads, set_num_threads, show_config
 
 __all__ = [
-    "AvgPool2d", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "Flatten", "Linear", "MaxPool2d",
+    "AvgPool2d", "GRU", "LSTM", "RNN", "gru", "gru_backward", "lstm", "lstm_backward", "rnn", "rnn_backward", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "Flatten", "Linear", "MaxPool2d",
     "ReLU", "Sequential", "Sigmoid", "Tanh", "__version__", "avg_pool1d", "avg_pool1d_backward", "avg_pool2d",
     "avg_pool2d_backward", "conv1d", "conv1d_backward", "conv2d", "conv2d_backward", "conv3d", "conv3d_backward",
     "conv_algorithm", "conv_output_shape", "conv_transpose1d", "conv_transpose1d_backward", "conv_transpose2d",

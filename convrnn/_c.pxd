@@ -71,3 +71,58 @@ cdef extern from "convrnn.h" nogil:
     cr_status cr_max_pool_backward(const cr_pool *pool, const cr_tensor *dy, const cr_tensor *x,
                                    const cr_tensor *dx)
     cr_status cr_map(cr_function function, cr_dtype dtype, int64_t n, const void *x, void *y)
+
+    struct cr_sequence:
+        cr_dtype dtype
+        int64_t T
+        int64_t B
+        int64_t inputs
+        int64_t H
+        int64_t P
+        const int64_t *lengths
+        cr_activation activation
+        int reset_after
+
+    struct cr_series:
+        void *data
+        int64_t time
+        int64_t row
+        int64_t column
+
+    struct cr_matrix:
+        void *data
+        int64_t row
+        int64_t column
+
+    struct cr_weights:
+        cr_matrix w_ih
+        cr_matrix w_hh
+        cr_matrix w_hr
+        void *b_ih
+        void *b_hh
+
+    struct cr_state:
+        void *h
+        void *c
+
+    struct cr_cache:
+        void *h
+        void *c
+        void *gates
+        void *extra
+
+    cr_status cr_rnn_forward(const cr_sequence *sequence, const cr_series *x, const cr_weights *weights,
+                             const cr_state *state, const cr_series *y, const cr_state *last, const cr_cache *cache)
+    cr_status cr_lstm_forward(const cr_sequence *sequence, const cr_series *x, const cr_weights *weights,
+                              const cr_state *state, const cr_series *y, const cr_state *last, const cr_cache *cache)
+    cr_status cr_gru_forward(const cr_sequence *sequence, const cr_series *x, const cr_weights *weights,
+                             const cr_state *state, const cr_series *y, const cr_state *last, const cr_cache *cache)
+    cr_status cr_rnn_backward(const cr_sequence *sequence, const cr_series *x, const cr_weights *weights,
+                              const cr_cache *cache, const cr_series *dy, const cr_state *dlast, int64_t truncate,
+                              const cr_series *dx, const cr_weights *dweights, const cr_state *dstate, void *dh)
+    cr_status cr_lstm_backward(const cr_sequence *sequence, const cr_series *x, const cr_weights *weights,
+                               const cr_cache *cache, const cr_series *dy, const cr_state *dlast, int64_t truncate,
+                               const cr_series *dx, const cr_weights *dweights, const cr_state *dstate, void *dh)
+    cr_status cr_gru_backward(const cr_sequence *sequence, const cr_series *x, const cr_weights *weights,
+                              const cr_cache *cache, const cr_series *dy, const cr_state *dlast, int64_t truncate,
+                              const cr_series *dx, const cr_weights *dweights, const cr_state *dstate, void *dh)

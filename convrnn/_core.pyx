@@ -223,6 +223,107 @@ def max_pool_backward(Geometry geometry, cnp.ndarray dy, cnp.ndarray x, cnp.ndar
     check(status)
 
 
+# ---- recurrence ----
+
+CELLS = {"rnn": 0, "lstm": 1, "gru": 2}
+
+
+cdef class Recurrence:
+    """A recurrent layer in one direction: its options and its parameters, kept alive.
+
+    Weights are (G*H, I), (G*H, R) and (P, H) or None, in any strides; biases (G*H,), contiguous, or None.
+    """
+    cdef _c.cr_sequence sequence
+    cdef _c.cr_weights weights
+    cdef int cell
+    cdef object parameters
+
+    def __init__(self, int cell, cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray w_hr, cnp.ndarray b_ih,
+                 cnp.ndarray b_hh, int64_t H, int activation, bint reset_after):
+        self.cell = cell
+        self.parameters = (w_ih, w_hh, w_hr, b_ih, b_hh)
+        self.weights = weights_of(w_ih, w_hh, w_hr, b_ih, b_hh)
+        self.sequence.dtype = dtype_of(w_ih)
+        self.sequence.inputs = w_ih.shape[1]
+        self.sequence.H = H
+        self.sequence.P = w_hr.shape[0] if w_hr is not None else 0
+        self.sequence.activation = <_c.cr_activation>activation
+        self.sequence.reset_after = reset_after
+
+    cdef _c.cr_sequence sequence_of(self, cnp.ndarray x, cnp.ndarray lengths):
+        cdef _c.cr_sequence sequence = self.sequence
+        sequence.T, sequence.B = x.shape[0], x.shape[1]
+        sequence.lengths = <const int64_t *>data_of(lengths)
+        return sequence
+
+    def forward(self, cnp.ndarray x, cnp.ndarray lengths, cnp.ndarray h, cnp.ndarray c, cnp.ndarray y,
+                cnp.ndarray h_last, cnp.ndarray c_last, tuple cache):
+        """Fills y and the last state, and cache = (h, c, gates, extra) if it is not None. All but x, y contiguous."""
+        cdef _c.cr_sequence sequence = self.sequence_of(x, lengths)
+        cdef _c.cr_series tx = series_of(x), ty = series_of(y)
+        cdef _c.cr_state state = _c.cr_state(data_of(h), data_of(c)), last = _c.cr_state(data_of(h_last), data_of(c_last))
+        cdef _c.cr_cache kept
+        cdef _c.cr_cache *keep = NULL
+        cdef _c.cr_status status
+        if cache is not None:
+            kept = _c.cr_cache(data_of(cache[0]), data_of(cache[1]), data_of(cache[2]), data_of(cache[3]))
+            keep = &kept
+        with nogil:
+            if self.cell == 0:
+                status = _c.cr_rnn_forward(&sequence, &tx, &self.weights, &state, &ty, &last, keep)
+            elif self.cell == 1:
+                status = _c.cr_lstm_forward(&sequence, &tx, &self.weights, &state, &ty, &last, keep)
+            else:
+                status = _c.cr_gru_forward(&sequence, &tx, &self.weights, &state, &ty, &last, keep)
+        check(status)
+
+    def backward(self, cnp.ndarray x, cnp.ndarray lengths, tuple cache, cnp.ndarray dy, cnp.ndarray dh_last,
+                 cnp.ndarray dc_last, int64_t truncate, cnp.ndarray dx, tuple dweights, cnp.ndarray dh, cnp.ndarray dc,
+                 cnp.ndarray dh_all):
+        """Fills dx, dweights = (w_ih, w_hh, w_hr, b_ih, b_hh), the state's gradient and, if not None, dh_all."""
+        cdef _c.cr_sequence sequence = self.sequence_of(x, lengths)
+        cdef _c.cr_series tx = series_of(x), tdy = series_of(dy), tdx = series_of(dx)
+        cdef _c.cr_cache kept = _c.cr_cache(data_of(cache[0]), data_of(cache[1]), data_of(cache[2]), data_of(cache[3]))
+        cdef _c.cr_state dlast = _c.cr_state(data_of(dh_last), data_of(dc_last))
+        cdef _c.cr_state dstate = _c.cr_state(data_of(dh), data_of(dc))
+        cdef _c.cr_weights into = weights_of(dweights[0], dweights[1], dweights[2], dweights[3], dweights[4])
+        cdef void *every = data_of(dh_all)
+        cdef _c.cr_status status
+        with nogil:
+            if self.cell == 0:
+                status = _c.cr_rnn_backward(&sequence, &tx, &self.weights, &kept, &tdy, &dlast, truncate, &tdx, &into,
+                                            &dstate, every)
+            elif self.cell == 1:
+                status = _c.cr_lstm_backward(&sequence, &tx, &self.weights, &kept, &tdy, &dlast, truncate, &tdx, &into,
+                                             &dstate, every)
+            else:
+                status = _c.cr_gru_backward(&sequence, &tx, &self.weights, &kept, &tdy, &dlast, truncate, &tdx, &into,
+                                            &dstate, every)
+        check(status)
+
+
+cdef void *data_of(cnp.ndarray array):
+    return cnp.PyArray_DATA(array) if array is not None else NULL
+
+
+cdef _c.cr_series series_of(cnp.ndarray array):
+    cdef int64_t item = cnp.PyArray_ITEMSIZE(array)
+    return _c.cr_series(cnp.PyArray_DATA(array), array.strides[0] // item, array.strides[1] // item,
+                        array.strides[2] // item)
+
+
+cdef _c.cr_matrix matrix_of(cnp.ndarray array):
+    if array is None:
+        return _c.cr_matrix(NULL, 0, 0)
+    cdef int64_t item = cnp.PyArray_ITEMSIZE(array)
+    return _c.cr_matrix(cnp.PyArray_DATA(array), array.strides[0] // item, array.strides[1] // item)
+
+
+cdef _c.cr_weights weights_of(cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray w_hr, cnp.ndarray b_ih,
+                              cnp.ndarray b_hh):
+    return _c.cr_weights(matrix_of(w_ih), matrix_of(w_hh), matrix_of(w_hr), data_of(b_ih), data_of(b_hh))
+
+
 def map(str function, cnp.ndarray x not None):
     """y = function(x), element by element; x is C-contiguous, y new."""
     cdef cnp.ndarray y = np.empty_like(x)

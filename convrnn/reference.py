@@ -30,10 +30,20 @@ Letters: N batch, C in-channels, K out-channels; arrays are laid out as `layout`
     channels_first   x (N, C, *image)    w (K, C/groups, *kernel)    y (N, K, *out)
 
 with one, two or three axes in image, kernel and out. The batch axis may be absent.
+
+A recurrence is a step taken again and again: (x_t, state) -> state, and y_t is its h. Its gradient is the step's own,
+taken in the other order, each receiving what the step after it sends to the state between them. So there is one
+function per cell for a step (rnn_step, lstm_step, gru_step), one for its gradient (rnn_step_backward, ..), and all
+share the loop over time, `unroll`, and the one back, `propagate`, a row of the batch at a time.
+
+Letters: T time, B batch, I input size, H hidden size, G gates (1, 4, 3), R the width of h: H, or that of a projection;
+W = w_ih (G*H, I), U = w_hh (G*H, R), V = w_hr (R, H), b = b_ih, b' = b_hh (G*H,); x (T, B, I), y (T, B, R). Gates stand
+in the order i f g o (LSTM) and r z n (GRU).
 """
 
 import math
 from itertools import product
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
@@ -464,3 +474,324 @@ def avg_pool_backward(dy, x_shape, size, *, stride=None, padding=0, layout="chan
     channels, taps = gradients.shape[1], math.prod(size)
     dx = sums_at_pixels(gradients, np.ones((channels, 1, taps)), relation, groups=channels) / taps
     return close_images(dx, image, layout, batched=len(x_shape) > len(size) + 1)
+
+
+# ---------------------------------------------------------------------------------------------- recurrence, a step
+
+
+def identity(value):
+    """A float as it is."""
+    return value
+
+
+SLOPES = {  # s'(a) by the value h = s(a)
+    "identity": lambda h: np.ones_like(h),
+    "relu": lambda h: (h > 0).astype(np.float64),
+    "tanh": lambda h: 1 - h * h,
+    "sigmoid": lambda h: h * (1 - h),
+}
+
+
+class Weights(NamedTuple):
+    """The parameters of a cell: W, U, b, b' and, for an LSTM with a projection, V. A bias left out is zero."""
+
+    w_ih: np.ndarray
+    w_hh: np.ndarray
+    b_ih: np.ndarray
+    b_hh: np.ndarray
+    w_hr: np.ndarray | None
+
+
+class Step(NamedTuple):
+    """One step of one row, as the backward pass needs it."""
+
+    time: int
+    x: np.ndarray
+    before: tuple  # the state it started from, (h,) or (h, c)
+    after: tuple  # the state it led to
+    gates: np.ndarray
+
+
+def each(function, values):
+    """A function of floats, of every element of a vector."""
+    return np.array([function(value) for value in values.tolist()])
+
+
+def times(matrix, vector):
+    """The product matrix @ vector, every sum rounded once.
+
+    >>> times(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1.0, 10.0]))
+    array([21., 43.])
+    """
+    vector = vector.tolist()
+    return np.array([total(map(mul, row, vector)) for row in matrix.tolist()])
+
+
+def rnn_step(w, x, state, activation):
+    """h' = s(W x + b + U h + b'). Its only gate is h' itself."""
+    (h,) = state
+    h_next = each(identity if activation == "identity" else ACTIVATIONS[activation],
+                  times(w.w_ih, x) + w.b_ih + times(w.w_hh, h) + w.b_hh)
+    return (h_next,), h_next
+
+
+def rnn_step_backward(w, step, dstate, activation):
+    """From dh' to dx, dh and what this step adds to the gradient of each parameter; da is that of s's argument."""
+    (dh_next,), (h,), (h_next,) = dstate, step.before, step.after
+    da = dh_next * SLOPES[activation](h_next)
+    dw = {"w_ih": np.outer(da, step.x), "w_hh": np.outer(da, h), "b_ih": da, "b_hh": da}
+    return times(w.w_ih.T, da), (times(w.w_hh.T, da),), dw
+
+
+def lstm_step(w, x, state):
+    """i, f, o = sigmoid and g = tanh of W x + b + U h + b';  c' = f c + i g;  h' = o tanh(c'), or V (o tanh(c'))."""
+    h, c = state
+    a_i, a_f, a_g, a_o = np.split(times(w.w_ih, x) + w.b_ih + times(w.w_hh, h) + w.b_hh, 4)
+    i, f, g, o = each(sigmoid, a_i), each(sigmoid, a_f), each(tanh, a_g), each(sigmoid, a_o)
+    c_next = f * c + i * g
+    m = o * each(tanh, c_next)
+    h_next = m if w.w_hr is None else times(w.w_hr, m)
+    return (h_next, c_next), np.concatenate([i, f, g, o])
+
+
+def lstm_step_backward(w, step, dstate):
+    """From dh', dc' to dx, (dh, dc) and what this step adds to the gradient of each parameter."""
+    (dh_next, dc_next), (h, c), (_, c_next) = dstate, step.before, step.after
+    i, f, g, o = np.split(step.gates, 4)
+    tanh_c = each(tanh, c_next)
+    dm = dh_next if w.w_hr is None else times(w.w_hr.T, dh_next)
+    dc_next = dc_next + dm * o * (1 - tanh_c**2)
+    di, df, dg, do = dc_next * g, dc_next * c, dc_next * i, dm * tanh_c
+    da = np.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)])
+    dw = {"w_ih": np.outer(da, step.x), "w_hh": np.outer(da, h), "b_ih": da, "b_hh": da,
+          "w_hr": np.outer(dh_next, o * tanh_c)}
+    return times(w.w_ih.T, da), (times(w.w_hh.T, da), dc_next * f), dw
+
+
+def gru_step(w, x, state, reset_after):
+    """r, z = sigmoid(W x + b + U h + b');  h' = (1 - z) n + z h, with
+
+    n = tanh(W x + b + r (U h + b')) if `reset_after`, else tanh(W x + b + U (r h) + b').
+    """
+    (h,) = state
+    a_r, a_z, a_n = np.split(times(w.w_ih, x) + w.b_ih, 3)
+    (u_r, u_z, u_n), (b_r, b_z, b_n) = np.split(w.w_hh, 3), np.split(w.b_hh, 3)
+    r = each(sigmoid, a_r + times(u_r, h) + b_r)
+    z = each(sigmoid, a_z + times(u_z, h) + b_z)
+    n = each(tanh, a_n + (r * (times(u_n, h) + b_n) if reset_after else times(u_n, r * h) + b_n))
+    return ((1 - z) * n + z * h,), np.concatenate([r, z, n])
+
+
+def gru_step_backward(w, step, dstate, reset_after):
+    """From dh' to dx, dh and what this step adds to the gradient of each parameter.
+
+    da is the gradient at W x + b, du that at U h + b' or, for n without `reset_after`, at U (r h) + b'.
+    """
+    (dh_next,), (h,) = dstate, step.before
+    r, z, n = np.split(step.gates, 3)
+    (u_r, u_z, u_n), b_n = np.split(w.w_hh, 3), np.split(w.b_hh, 3)[2]
+    da_n = dh_next * (1 - z) * (1 - n**2)
+    if reset_after:
+        du_n, read = da_n * r, h
+        dr = da_n * (times(u_n, h) + b_n)
+        dh = dh_next * z + times(u_n.T, du_n)
+    else:
+        du_n, read = da_n, r * h
+        dr = times(u_n.T, du_n) * h
+        dh = dh_next * z + times(u_n.T, du_n) * r
+    da_r = dr * r * (1 - r)
+    da_z = dh_next * (h - n) * z * (1 - z)
+    dh = dh + times(u_r.T, da_r) + times(u_z.T, da_z)
+    da = np.concatenate([da_r, da_z, da_n])
+    dw = {"w_ih": np.outer(da, step.x), "b_ih": da, "b_hh": np.concatenate([da_r, da_z, du_n]),
+          "w_hh": np.concatenate([np.outer(da_r, h), np.outer(da_z, h), np.outer(du_n, read)])}
+    return times(w.w_ih.T, da), (dh,), dw
+
+
+# -------------------------------------------------------------------------------------- recurrence, through time
+
+
+class RecurrentCache(NamedTuple):
+    """What a forward pass leaves to the backward pass, and what it shows: every h, c and gate, zero past a row's end.
+
+    rows holds the steps of each row in the order in which they were taken.
+    """
+
+    h: np.ndarray  # (T, B, R)
+    c: np.ndarray | None  # (T, B, H), of an LSTM
+    gates: np.ndarray  # (T, B, G*H)
+    rows: list
+    weights: Weights
+    given: tuple  # the names of the parameters that were not None
+    options: dict
+    shapes: tuple  # of x and of the parts of the state, as they came
+
+
+def unroll(step, gates, x, parameters, state, lengths, reverse, **options):
+    """Takes every row, by itself, from its first step to its last; or, in reverse, from its last time to its first.
+
+    A cell gives its `step` and its number of gates. Returns y, the state after each row's last step, and the cache.
+    """
+    given = tuple(name for name, array in parameters.items() if array is not None)
+    parameters = {name: None if array is None else np.asarray(array, dtype=np.float64)
+                  for name, array in parameters.items()}
+    zeros = np.zeros(len(parameters["w_hh"]))
+    w = Weights(**parameters | {name: zeros for name in ("b_ih", "b_hh") if parameters[name] is None})
+    x = np.asarray(x, dtype=np.float64)
+    batch, hidden = x.shape[1:-1], w.w_hh.shape[0] // gates
+    widths = (w.w_hh.shape[1], hidden) if step is lstm_step else (hidden,)
+    if state is None:
+        state = tuple(np.zeros((*batch, width)) for width in widths)
+    parts = [np.asarray(part, dtype=np.float64) for part in (state if isinstance(state, tuple) else (state,))]
+    shapes = (x.shape, *(part.shape for part in parts))
+    x, parts = x if batch else x[:, None], [np.atleast_2d(part) for part in parts]
+    (T, B, _), last = x.shape, [part.copy() for part in parts]
+    series = [np.zeros((T, B, width)) for width in (*widths, gates * hidden)]
+    rows = []
+    for b in range(B):
+        current, steps = tuple(part[b] for part in parts), []
+        order = range(T if lengths is None else int(lengths[b]))
+        for t in reversed(order) if reverse else order:
+            after, values = step(w, x[t, b], current, **options)
+            steps.append(Step(t, x[t, b], current, after, values))
+            current = after
+            for kept, vector in zip(series, (*after, values), strict=True):
+                kept[t, b] = vector
+        for part, vector in zip(last, current, strict=True):
+            part[b] = vector
+        rows.append(steps)
+    cache = RecurrentCache(series[0], series[1] if step is lstm_step else None, series[-1], rows, w, given, options,
+                           shapes)
+    y = series[0].reshape(T, *batch, widths[0])
+    return y, as_state(last, shapes), cache
+
+
+def as_state(parts, shapes):
+    """The parts of a state in the shapes that they came in; a single one by itself, not in a tuple."""
+    parts = tuple(part.reshape(shape) for part, shape in zip(parts, shapes[1:], strict=True))
+    return parts if len(parts) > 1 else parts[0]
+
+
+def propagate(step_backward, dy, cache, dstate, truncate):
+    """Backpropagation through time, for every row by itself, from the last step that it took to the first.
+
+    The gradient at h is what dy and the step after it send; that step's share is dropped where `truncate` divides
+    the number of steps taken before it. Every parameter's gradient is the sum over all steps of all rows.
+    """
+    x_shape, *state_shapes = cache.shapes
+    T, B, _ = cache.h.shape
+    dy = np.asarray(dy, dtype=np.float64).reshape(cache.h.shape)
+    if dstate is None:
+        dstate = tuple(np.zeros(shape) for shape in state_shapes)
+    dstate = dstate if isinstance(dstate, tuple) else (dstate,)
+    dparts = [np.array(part, dtype=np.float64, ndmin=2) for part in dstate]
+    dx, dh = np.zeros((T, B, x_shape[-1])), np.zeros(cache.h.shape)
+    added = {name: [] for name in cache.given}
+    for b, steps in enumerate(cache.rows):
+        from_after = tuple(part[b] for part in dparts)
+        for taken, step in reversed(list(enumerate(steps))):
+            dh[step.time, b] = dy[step.time, b] + from_after[0]
+            dnext = (dh[step.time, b], *from_after[1:])
+            dx[step.time, b], from_after, dw = step_backward(cache.weights, step, dnext, **cache.options)
+            for name in cache.given:
+                added[name].append(dw[name])
+            if truncate is not None and taken > 0 and taken % truncate == 0:
+                from_after = tuple(np.zeros_like(part) for part in from_after)
+        for part, vector in zip(dparts, from_after, strict=True):
+            part[b] = vector
+    grads = {name: sum_of(added[name], getattr(cache.weights, name).shape) if name in cache.given else None
+             for name in ("w_ih", "w_hh", "b_ih", "b_hh")}
+    if "w_hr" in cache.given:
+        grads["w_hr"] = sum_of(added["w_hr"], cache.weights.w_hr.shape)
+    return {"x": dx.reshape(x_shape), **grads, "state": as_state(dparts, cache.shapes), "h": dh}
+
+
+def sum_of(arrays, shape):
+    """The sum of arrays of one shape, every element rounded once."""
+    elements = zip(*(array.ravel().tolist() for array in arrays), strict=True)
+    return np.reshape([total(terms) for terms in elements], shape) if arrays else np.zeros(shape)
+
+
+def rnn_forward(x, w_ih, w_hh, b_ih=None, b_hh=None, state=None, *, activation="tanh", lengths=None, reverse=False):
+    """y, the last state and the cache of a vanilla RNN, as `convrnn.rnn`.
+
+    h_t = s(W x_t + b + U h_{t-1} + b'), that is H_t = s(X_t W_X + H_{t-1} W_H + b) with the states in rows.
+
+    >>> y, state, cache = rnn_forward([[1.0], [2.0], [3.0]], [[1.0]], [[10.0]], activation="identity")
+    >>> y.ravel(), state
+    (array([  1.,  12., 123.]), array([123.]))
+    """
+    parameters = {"w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh, "w_hr": None}
+    return unroll(rnn_step, 1, x, parameters, state, lengths, reverse, activation=activation)
+
+
+def rnn_backward(dy, cache, dstate=None, *, truncate=None):
+    """The gradients of <dy, y> + <dstate, state>: a dict "x", "w_ih", "w_hh", "b_ih", "b_hh", "state", and "h".
+
+    "h" (T, B, R) is dL/dh_t, of every hidden state. For h_t = s(a_t), t = T, .., 1:
+
+    dh_t = dy_t + U^T da_{t+1}        da_t = dh_t s'(a_t)        dx_t = W^T da_t
+    dW = sum_t da_t x_t^T             dU = sum_t da_t h_{t-1}^T             db = db' = sum_t da_t
+
+    >>> y, state, cache = rnn_forward([[1.0], [2.0], [3.0]], [[1.0]], [[10.0]], activation="identity")
+    >>> grads = rnn_backward([[0.0], [0.0], [1.0]], cache)
+    >>> grads["x"].ravel(), grads["w_ih"], grads["w_hh"], grads["state"]
+    (array([100.,  10.,   1.]), array([[123.]]), array([[22.]]), array([1000.]))
+    >>> rnn_backward([[0.0], [0.0], [1.0]], cache, truncate=2)["x"].ravel()
+    array([0., 0., 1.])
+    """
+    return propagate(rnn_step_backward, dy, cache, dstate, truncate)
+
+
+def lstm_forward(x, w_ih, w_hh, b_ih=None, b_hh=None, state=None, *, w_hr=None, lengths=None, reverse=False):
+    """y, the last state (h, c) and the cache of an LSTM, as `convrnn.lstm`; the equations stand with `lstm_step`.
+
+    Weights of zero leave all gates half open:
+
+    >>> y, (h, c), cache = lstm_forward(np.ones((3, 1)), np.zeros((4, 1)), np.zeros((4, 1)), state=([0.0], [8.0]))
+    >>> cache.c.ravel(), c
+    (array([4., 2., 1.]), array([1.]))
+    """
+    parameters = {"w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh, "w_hr": w_hr}
+    return unroll(lstm_step, 4, x, parameters, state, lengths, reverse)
+
+
+def lstm_backward(dy, cache, dstate=None, *, truncate=None):
+    """The gradients of <dy, y> + <dh, h> + <dc, c>, dstate being (dh, dc); as `rnn_backward`, and "w_hr" if given."""
+    return propagate(lstm_step_backward, dy, cache, dstate, truncate)
+
+
+def gru_forward(x, w_ih, w_hh, b_ih=None, b_hh=None, state=None, *, reset_after=True, lengths=None, reverse=False):
+    """y, the last state and the cache of a GRU, as `convrnn.gru`; the equations stand with `gru_step`.
+
+    >>> gru_forward(np.ones((3, 1)), np.zeros((3, 1)), np.zeros((3, 1)), state=[8.0])[0].ravel()
+    array([4., 2., 1.])
+    """
+    parameters = {"w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh, "w_hr": None}
+    return unroll(gru_step, 3, x, parameters, state, lengths, reverse, reset_after=reset_after)
+
+
+def gru_backward(dy, cache, dstate=None, *, truncate=None):
+    """The gradients of <dy, y> + <dstate, state>, as `rnn_backward`."""
+    return propagate(gru_step_backward, dy, cache, dstate, truncate)
+
+
+# ------------------------------------------------------------------------------------------------ the output layer
+
+
+def linear_forward(x, w, b):
+    """y = W x + b for every vector x along the last axis: the head O_t = H_t W_2 + b_2, with W_2 = W^T.
+
+    >>> linear_forward([[1.0, 10.0]], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [0.0, 0.0, 0.5])
+    array([[21. , 43. , 65.5]])
+    """
+    x, w = np.asarray(x, dtype=np.float64), np.asarray(w, dtype=np.float64)
+    return np.reshape([times(w, row) + b for row in x.reshape(-1, x.shape[-1])], (*x.shape[:-1], len(w)))
+
+
+def linear_backward(dy, x, w):
+    """The gradients (dx, dw, db) of <dy, linear_forward(x, w, b)>: dx = W^T dy, dw = sum dy x^T, db = sum dy."""
+    dy, x, w = (np.asarray(array, dtype=np.float64) for array in (dy, x, w))
+    gradients, vectors = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+    dx = np.reshape([times(w.T, row) for row in gradients], x.shape)
+    return dx, sum_of(list(map(np.outer, gradients, vectors)), w.shape), sum_of(list(gradients), (len(w),))

@@ -193,7 +193,8 @@ static void pack_chunk(const struct walk *walk)
     for (int64_t tap = walk->tap; tap < walk->tap_end; tap++) {
         const int64_t at = tap / (kh * kw) * w->space[0] + tap / kw % kh * w->space[1] + tap % kw * w->space[2];
         plan->kernels->pack(cr_at(walk->panel, (tap - walk->tap) * depth * plan->kernels->columns, size),
-                            cr_at(w->data, start + at, size), depth, walk->channels, w->channel, along_n);
+                            plan->kernels->columns, cr_at(w->data, start + at, size), depth, walk->channels,
+                            w->channel, along_n);
     }
 }
 
@@ -312,7 +313,9 @@ enum cr_status cr_gather(const struct cr_gather *gather)
     /* Packing a panel costs about what a row of tiles does: not worth it for one or two of them. */
     plan.packs = plan.orientation == DIAGONAL ||
                  (plan.orientation == CHANNELS && (gather->w->batch != 1 || pixels > 2 * kernels->rows));
-    plan.panel_channels = plan.orientation == PIXELS ? kernels->rows : kernels->columns;
+    plan.panel_channels = plan.orientation == PIXELS                                        ? kernels->rows
+                          : plan.orientation == CHANNELS && !plan.packs && pixels == 1 ? kernels->row_columns
+                                                                                            : kernels->columns;
     plan.vector_channels = plan.orientation == DIAGONAL ? gather->groups : gather->out_channels;
     plan.panels_of_group = cr_ceil_div(plan.vector_channels, plan.panel_channels);
     plan.panels = plan.panels_of_group * (plan.orientation == DIAGONAL ? 1 : gather->groups);

@@ -214,7 +214,8 @@ enum cr_status cr_max_pool_backward(const struct cr_pool *pool, const struct cr_
  * state carried, gives the same bits, down to single steps. */
 struct cr_sequence {
     enum cr_dtype dtype;
-    int64_t T, B, I, H;            /* T and B may be 0 */
+    int64_t T, B;                  /* may be 0 */
+    int64_t inputs, H;             /* inputs is I, a name that <complex.h> has taken */
     int64_t P;                     /* LSTM: width of the projected h; 0 without a projection */
     const int64_t *lengths;        /* [B] steps of each row, 0..T; NULL: T. x past a row's end must be finite */
     enum cr_activation activation; /* RNN: s; ignored otherwise */

@@ -98,9 +98,10 @@ struct cr_kernels {
     void (*product)(const struct cr_tile *tile);
     void (*diagonal)(const struct cr_tile *tile);
 
-    /* Panel of B: panel[i*columns + j] = source[i*source_k + j*source_n] for i < k, j < n. Between n and the next
+    /* Panel of B: panel[i*panel_k + j] = source[i*source_k + j*source_n] for i < k, j < n. Between n and the next
      * multiple of lanes the panel may be written too. */
-    void (*pack)(void *panel, const void *source, int64_t k, int64_t n, int64_t source_k, int64_t source_n);
+    void (*pack)(void *panel, int64_t panel_k, const void *source, int64_t k, int64_t n, int64_t source_k,
+                 int64_t source_n);
 
     void (*maximum)(const struct cr_windows *windows);
     void (*maximum_adjoint)(const struct cr_windows *windows);
@@ -109,6 +110,7 @@ struct cr_kernels {
     void (*lstm_gates)(const struct cr_units *units);
     void (*gru_reset)(const struct cr_units *units);
     void (*gru_update)(const struct cr_units *units);
+    void (*add)(int64_t n, const void *x, void *y); /* y += x */
     void (*rnn_gates_adjoint)(const struct cr_units *units);
     void (*lstm_gates_adjoint)(const struct cr_units *units);
     void (*gru_update_adjoint)(const struct cr_units *units);

@@ -79,9 +79,9 @@ static void test_status(void)
     CHECK(cr_status_name((enum cr_status)99) != NULL);
 }
 
-/* Two threads fail in turn: each has to find its own words. */
-static pthread_barrier_t both;
+static pthread_barrier_t both; /* for two threads that go in step */
 
+/* Two threads fail at once: each has to find its own words. */
 static void *fail_with_words(void *argument)
 {
     const char *words = argument;
@@ -322,21 +322,26 @@ static void test_caller_sleeps(void)
     }
 }
 
-static atomic_int stop;
+static atomic_int stop, calling;
 
 static void *call_until_stopped(void *argument)
 {
     (void)argument;
+    atomic_fetch_add(&calling, 1);
     for (int i = 0; !atomic_load(&stop); i++)
         run_job(1 + i % most, i);
     return NULL;
 }
 
+/* Returns when all of them are at it. */
 static void start_callers(pthread_t *callers, int count)
 {
     atomic_store(&stop, 0);
+    atomic_store(&calling, 0);
     for (int i = 0; i < count; i++)
         pthread_create(&callers[i], NULL, call_until_stopped, NULL);
+    while (atomic_load(&calling) < count)
+        sleep_ms(1);
 }
 
 static void stop_callers(pthread_t *callers, int count)
@@ -597,8 +602,10 @@ static void test_fork(void)
 static void *fork_10_times(void *argument)
 {
     (void)argument;
+    pthread_barrier_wait(&both); /* no thread begins or ends while another forks: ASan's locks do not survive that */
     for (int i = 0; i < 10; i++)
         check_child(i % 5 == 0 ? use_pool_and_fork : use_pool);
+    pthread_barrier_wait(&both);
     return NULL;
 }
 
@@ -607,10 +614,12 @@ static void test_fork_while_others_call(void)
     pthread_t callers[2], forkers[2];
     cr_set_num_threads(most);
     start_callers(callers, 2);
+    pthread_barrier_init(&both, NULL, 2);
     for (int i = 0; i < 2; i++)
         pthread_create(&forkers[i], NULL, fork_10_times, NULL);
     for (int i = 0; i < 2; i++)
         pthread_join(forkers[i], NULL);
+    pthread_barrier_destroy(&both);
     stop_callers(callers, 2);
     use_pool();
 }

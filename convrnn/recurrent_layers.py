@@ -1,0 +1,355 @@
+"""Recurrent layers: RNN, LSTM and GRU, stacked and in both directions, around the walks of `recurrent`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import recurrent
+from .arguments import as_array, choice, integer
+from .layers import Layer, _checked_dtype
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from .layers import Seed
+    from .recurrent import Cache, State
+
+__all__ = ["GRU", "LSTM", "RNN"]
+
+
+class SequenceCache:
+    """What forward keeps for backward: a cache for every layer and direction, in the order of the state."""
+
+    def __init__(self, parts: list[Cache], shape: tuple[int, ...], state: tuple) -> None:
+        self.parts = parts
+        self.shape = shape  # of y
+        self.state_shapes = state
+
+    @property
+    def h(self) -> np.ndarray:
+        """(L*D, T, B, H): the state after every step, of every layer and direction; zero past a row's end."""
+        return np.stack([part.h for part in self.parts])
+
+    @property
+    def c(self) -> np.ndarray | None:
+        """(L*D, T, B, H): the cell after every step; None but for an LSTM."""
+        return np.stack([part.c for part in self.parts]) if self.parts[0].cell.has_c else None
+
+    @property
+    def gates(self) -> np.ndarray:
+        """(L*D, T, B, G*H): the gates of every step, after their activations."""
+        return np.stack([part.gates for part in self.parts])
+
+
+class _Recurrent(Layer):
+    """Layers of one cell, the next fed with every state of the one before, in one direction or both."""
+
+    _cell: recurrent.Cell
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, num_layers: int, bias: bool, bidirectional: bool,
+        batch_first: bool, proj_size: int, options: recurrent.Options, dtype: DTypeLike, rng: Seed,
+    ) -> None:
+        super().__init__()
+        self.input_size = integer("input_size", input_size, 1)
+        self.hidden_size = integer("hidden_size", hidden_size, 1)
+        self.num_layers = integer("num_layers", num_layers, 1)
+        self.proj_size = integer("proj_size", proj_size, 0)
+        self.bidirectional = bool(bidirectional)
+        self.batch_first = bool(batch_first)
+        self._options = options
+        self._width = self.proj_size or self.hidden_size
+        self.params = self._initial_params(bool(bias), _checked_dtype(dtype), np.random.default_rng(rng))
+
+    def _initial_params(self, bias: bool, dtype: np.dtype, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """PyTorch's default start: all uniform within 1/sqrt(H) on both sides of zero.
+
+        Matrices are kept column by column (Fortran order), so that a step streams them as they lie.
+        """
+        bound = 1 / math.sqrt(self.hidden_size)
+        rows = self._cell.gates * self.hidden_size
+        params = {}
+        for layer in range(self.num_layers):
+            inputs = self._width * self._directions if layer else self.input_size
+            for direction in range(self._directions):
+                shapes = {"weight_ih": (rows, inputs), "weight_hh": (rows, self._width)}
+                if bias:
+                    shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+                if self.proj_size:
+                    shapes["weight_hr"] = (self.proj_size, self.hidden_size)
+                for name, shape in shapes.items():
+                    value = rng.uniform(-bound, bound, shape)
+                    params[_key(name, layer, direction)] = np.asfortranarray(value.astype(dtype))
+        return params
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def __call__(self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None) -> tuple:
+        """Inference: y and the last state. Nothing is kept.
+
+        Parameters
+        ----------
+        x : (T, B, I) array; (B, T, I) with batch_first; (T, I) without a batch
+        state : (L*D, B, H) array, optional
+            The states before the first step, layer by layer, forward before backward; (L*D, H) without a batch.
+            Of an LSTM a tuple (h, c). Zeros if None.
+        lengths : (B,) array of int, optional
+            Steps of each row, 0..T, in any order.
+
+        Returns
+        -------
+        y : (T, B, D*H) array; (B, T, D*H) with batch_first; (T, D*H) without a batch
+        state
+            The states after each row's last step, like `state`.
+        """
+        y, last, _ = self._run(x, state, lengths, keep=False)
+        return y, last
+
+    def forward(self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None) -> tuple:
+        """Training: y, the last state and the cache, whose h, c and gates hold every step of every layer."""
+        return self._run(x, state, lengths, keep=True)
+
+    def backward(
+        self, dy: ArrayLike, cache: SequenceCache, dstate: State = None, *, truncate: int | None = None,
+        return_hidden_gradients: bool = False, needs_dx: bool = True,
+    ) -> tuple:
+        """Backpropagation through time.
+
+        Parameters
+        ----------
+        dy : array of the shape of y
+        cache
+            What `forward` returned; left as it was.
+        dstate : array or tuple like the state, optional
+            The gradient at the last state.
+        truncate : int, optional
+            Truncated BPTT: the gradient through the state is cut at every multiple of so many steps, counted in the
+            order of processing; dstate enters the last block. None is full BPTT.
+        return_hidden_gradients : bool
+            Appends dL/dh_t of every step, (L*D, T, B, H), to what is returned.
+        needs_dx : bool
+            False returns None for dx.
+
+        Returns
+        -------
+        dx : array of the shape of x
+        dstate0 : array or tuple like the state
+            The gradient at the first state.
+        grads : dict
+            Keys and shapes of `params`.
+        """
+        if not isinstance(cache, SequenceCache):
+            raise TypeError(f"cache must be what forward returned, got {type(cache).__name__}")
+        first = cache.parts[0]
+        dtype = first.x.dtype
+        dy = as_array("dy", dy, dtype)
+        if dy.shape != cache.shape:
+            raise ValueError(f"dy must have the shape of y, {cache.shape}, got {dy.shape}")
+        dlast = recurrent.checked_state("dstate", self._cell, dstate, cache.state_shapes, dtype)
+        truncate = 0 if truncate is None else integer("truncate", truncate, 1)
+        dy = self._open(dy)
+        hidden_gradients = None
+        if return_hidden_gradients:
+            hidden_gradients = np.empty((len(cache.parts), *first.shape), dtype)
+        dstate0, grads = self._first_state(cache, dtype), {}
+        for layer in reversed(range(self.num_layers)):
+            dx = None
+            for direction in range(self._directions):
+                part = layer * self._directions + direction
+                share = dy[:, :, direction * self._width:(direction + 1) * self._width]
+                into = None if hidden_gradients is None else hidden_gradients[part]
+                end = self._part_of(dlast, part, first.batched)
+                dx_part, by_name, start = recurrent.run_backward(cache.parts[part], share, end, truncate, into)
+                dx = dx_part if dx is None else dx + dx_part
+                for array, value in zip(dstate0, start, strict=True):
+                    if array is not None:
+                        array[part] = value
+                grads |= {_key(_PARAMETERS[name], layer, direction): value for name, value in by_name.items()
+                          if value is not None}
+            dy = dx
+        grads = {name: grads[name] for name in self.params}
+        if not first.batched:
+            dstate0 = tuple(array if array is None else array[:, 0] for array in dstate0)
+            hidden_gradients = hidden_gradients if hidden_gradients is None else hidden_gradients[:, :, 0]
+        result = (self._close(dy, first.batched) if needs_dx else None,
+                  dstate0 if self._cell.has_c else dstate0[0], grads)
+        return (*result, hidden_gradients) if return_hidden_gradients else result
+
+    # ---- below: one call as the walks of `recurrent`
+
+    def _run(self, x: ArrayLike, state: State, lengths: ArrayLike | None, *, keep: bool) -> tuple[Any, Any, Any]:
+        dtype = self.params["weight_ih_l0"].dtype
+        x = as_array("x", x, dtype)
+        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
+            order = "(B, T, I)" if self.batch_first else "(T, B, I)"
+            raise ValueError(f"x must have shape {order} or (T, I) with I = {self.input_size}, got {x.shape}")
+        batched = x.ndim == 3
+        x = self._open(x)
+        steps, batch = x.shape[:2]
+        states = self.num_layers * self._directions
+        shapes = tuple((states, batch, width) if batched else (states, width)
+                       for width in (self._width, self.hidden_size))
+        first = recurrent.checked_state("state", self._cell, state, shapes, dtype)
+        lengths = recurrent.checked_lengths(lengths, steps, batch)
+        last = tuple(np.empty((states, batch, width), dtype) for width in (self._width, self.hidden_size))
+        parts = []
+        for layer in range(self.num_layers):
+            y = np.empty((steps, batch, self._directions * self._width), dtype)
+            for direction in range(self._directions):
+                part = layer * self._directions + direction
+                weights = self._weights(layer, direction)
+                options = self._options._replace(reverse=direction == 1)
+                _, end, cache = recurrent.run_forward(
+                    self._cell, x, weights, self.hidden_size, self._part_of(first, part, batched), options, lengths, keep,
+                    batched, y[:, :, direction * self._width:(direction + 1) * self._width])
+                parts.append(cache)
+                for array, value in zip(last, end, strict=True):
+                    if value is not None:
+                        array[part] = value
+            x = y
+        if not batched:
+            last = tuple(array[:, 0] for array in last)
+        y = self._close(x, batched)
+        cache = SequenceCache(parts, y.shape, shapes) if keep else None
+        return y, last if self._cell.has_c else last[0], cache
+
+    def _weights(self, layer: int, direction: int) -> recurrent.Weights:
+        return recurrent.Weights(**{name: self.params.get(_key(stem, layer, direction))
+                                    for name, stem in _PARAMETERS.items()})
+
+    def _first_state(self, cache: SequenceCache, dtype: np.dtype) -> tuple:
+        batch = cache.parts[0].shape[1]
+        return tuple(np.empty((len(cache.parts), batch, width), dtype) if present else None
+                     for width, present in ((self._width, True), (self.hidden_size, self._cell.has_c)))
+
+    @staticmethod
+    def _part_of(state: tuple, part: int, batched: bool) -> tuple:
+        """(h, c) of one layer and direction, (B, H) each."""
+        return tuple(array if array is None else array[part] if batched else array[part][None] for array in state)
+
+    def _open(self, series: np.ndarray) -> np.ndarray:
+        """(T, B, ..) of an array as the user has it."""
+        if series.ndim == 2:
+            return series[:, None]
+        return series.swapaxes(0, 1) if self.batch_first else series
+
+    def _close(self, series: np.ndarray, batched: bool) -> np.ndarray:
+        """The array as the user has it of (T, B, ..)."""
+        if not batched:
+            return series[:, 0]
+        return series.swapaxes(0, 1) if self.batch_first else series
+
+
+_PARAMETERS = {"w_ih": "weight_ih", "w_hh": "weight_hh", "w_hr": "weight_hr", "b_ih": "bias_ih", "b_hh": "bias_hh"}
+
+
+def _key(stem: str, layer: int, direction: int) -> str:
+    """PyTorch's name of a parameter."""
+    return f"{stem}_l{layer}{'_reverse' if direction else ''}"
+
+
+class RNN(_Recurrent):
+    """Vanilla recurrent layers: ``h_t = s(W x_t + b + U h_{t-1} + b')``.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    num_layers : int
+        Layers, each fed with every state of the one before.
+    activation : {"tanh", "relu", "sigmoid", "identity"}
+    bias : bool
+    bidirectional : bool
+        A second walk from each row's end; y holds both, (T, B, 2*H).
+    batch_first : bool
+        x and y are (B, T, ..); the state stays (L*D, B, H).
+    dtype : {float32, float64}
+    rng : int or numpy.random.Generator, optional
+        The seed of the initial parameters, uniform within 1/sqrt(H).
+
+    Attributes
+    ----------
+    params : dict
+        ``weight_ih_l0`` (G*H, I), ``weight_hh_l0`` (G*H, H), ``bias_ih_l0``, ``bias_hh_l0`` (G*H,), ``.._reverse``,
+        ``.._l1``, ...: PyTorch's names and shapes; writable in place at any time.
+
+    Examples
+    --------
+    >>> import numpy as np, convrnn as cr
+    >>> layer = cr.RNN(3, 5, num_layers=2, bidirectional=True, rng=0)
+    >>> y, state, cache = layer.forward(np.ones((7, 2, 3), np.float32))
+    >>> y.shape, state.shape, cache.h.shape
+    ((7, 2, 10), (4, 2, 5), (4, 7, 2, 5))
+    >>> dx, dstate0, grads = layer.backward(np.ones_like(y), cache)
+    >>> dx.shape, grads["weight_ih_l1_reverse"].shape
+    ((7, 2, 3), (5, 10))
+    """
+
+    _cell = recurrent.RNN
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, num_layers: int = 1, activation: str = "tanh", bias: bool = True,
+        bidirectional: bool = False, batch_first: bool = False, dtype: DTypeLike = np.float32, rng: Seed = None,
+    ) -> None:
+        options = recurrent.Options(activation=recurrent._activation(activation))
+        super().__init__(input_size, hidden_size, num_layers=num_layers, bias=bias, bidirectional=bidirectional,
+                         batch_first=batch_first, proj_size=0, options=options, dtype=dtype, rng=rng)
+
+
+class LSTM(_Recurrent):
+    """Long short-term memory layers; see :class:`RNN` for what is not said here and :func:`convrnn.lstm` for the formula.
+
+    Parameters
+    ----------
+    proj_size : int
+        Not 0: h is projected to so many units by ``weight_hr_l0`` (P, H); y is then (T, B, D*P).
+
+    Examples
+    --------
+    >>> import numpy as np, convrnn as cr
+    >>> layer = cr.LSTM(3, 5, rng=0)
+    >>> y, (h, c) = layer(np.ones((7, 2, 3), np.float32))
+    >>> y.shape, h.shape, c.shape
+    ((7, 2, 5), (1, 2, 5), (1, 2, 5))
+    """
+
+    _cell = recurrent.LSTM
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, num_layers: int = 1, bias: bool = True, bidirectional: bool = False,
+        batch_first: bool = False, proj_size: int = 0, dtype: DTypeLike = np.float32, rng: Seed = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, num_layers=num_layers, bias=bias, bidirectional=bidirectional,
+                         batch_first=batch_first, proj_size=proj_size, options=recurrent.Options(), dtype=dtype, rng=rng)
+
+
+class GRU(_Recurrent):
+    """Gated recurrent layers; see :class:`RNN` for what is not said here and :func:`convrnn.gru` for the formula.
+
+    Parameters
+    ----------
+    reset_after : bool
+        Whether the reset gate acts after the product with U, as in PyTorch, or before it, as in the original.
+
+    Examples
+    --------
+    >>> import numpy as np, convrnn as cr
+    >>> y, h = cr.GRU(3, 5, batch_first=True, rng=0)(np.ones((2, 7, 3), np.float32), lengths=[7, 4])
+    >>> y.shape, h.shape, float(np.abs(y[1, 4:]).sum())
+    ((2, 7, 5), (1, 2, 5), 0.0)
+    """
+
+    _cell = recurrent.GRU
+
+    def __init__(
+        self, input_size: int, hidden_size: int, *, num_layers: int = 1, bias: bool = True, bidirectional: bool = False,
+        batch_first: bool = False, reset_after: bool = True, dtype: DTypeLike = np.float32, rng: Seed = None,
+    ) -> None:
+        options = recurrent.Options(reset_after=bool(reset_after))
+        super().__init__(input_size, hidden_size, num_layers=num_layers, bias=bias, bidirectional=bidirectional,
+                         batch_first=batch_first, proj_size=0, options=options, dtype=dtype, rng=rng)

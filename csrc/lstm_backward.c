@@ -1,0 +1,26 @@
+/* Long short-term memory, backward. */
+#include "recurrent.h"
+
+static void step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m)
+{
+    const struct cr_units first = cr_units_of(r, t, row);
+    void *const dh = cr_row_of(r, r->dh, 0, row, r->R);
+    if (r->sequence->P) /* first.dh is dm = dh V then */
+        cr_operand_product(&r->projection, r->kernels, m, dh, r->R, first.dh, first.n, 0, NULL);
+    for (int64_t i = 0; i < m; i++) {
+        const struct cr_units units = cr_units_of(r, t, row + i);
+        r->kernels->lstm_gates_adjoint(&units);
+    }
+    cr_operand_product(&r->operand[0], r->kernels, m, first.dgates, 4 * first.n, dh, r->R, 0, NULL);
+}
+
+enum cr_status cr_lstm_backward(const struct cr_sequence *sequence, const struct cr_series *x,
+                                const struct cr_weights *weights, const struct cr_cache *cache,
+                                const struct cr_series *dy, const struct cr_state *dlast, int64_t truncate,
+                                const struct cr_series *dx, const struct cr_weights *dweights,
+                                const struct cr_state *dstate, void *dh)
+{
+    struct cr_recurrence r = cr_lstm_cell(sequence, weights);
+    r.step = step;
+    return cr_recurrent_backward(&r, x, cache, dy, dlast, truncate, dx, dweights, dstate, dh);
+}

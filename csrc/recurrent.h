@@ -1,0 +1,108 @@
+/* What the recurrent cells share: validation, the walk over time, and the products that are done once for all steps.
+ *
+ * Forward, the input part W x + b of all steps is one product, a 1x1 convolution over (T, B) pixels; left in the loop
+ * over time are U h and the gates. Backward, the loop makes dgates and dh = dgates U; dx, dW, dU, dV and db are one
+ * product each, over all steps, after it. Rows of the batch are shared out between threads, and each goes through all
+ * its steps with no barrier.
+ *
+ * A cell says how many gates it has, how U is cut into the products of a step, and what one step does to some rows. */
+#ifndef CR_RECURRENT_H
+#define CR_RECURRENT_H
+
+#include "conv.h"
+
+/* A matrix [k, n] as the B of the products of a step: where it lies if it can be streamed as it is, else packed. */
+struct cr_operand {
+    const void *data;
+    int64_t k, n, stride_k; /* stride_k: from a row to the next in a panel; along n it is 1 */
+    int64_t width, panel;   /* columns of a panel, and elements from one panel to the next */
+    void *packed;           /* owned; NULL if it is read where it lies */
+};
+
+/* For `products` products of up to `rows` rows each. */
+CR_HIDDEN enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kernels *kernels,
+                                         const void *data, int64_t k, int64_t n, int64_t stride_k, int64_t stride_n,
+                                         int64_t rows, int64_t products);
+
+/* C[m, n] (+)= A[m, k] B + bias. A and C are contiguous along k and n; bias [n], or NULL. */
+CR_HIDDEN void cr_operand_product(const struct cr_operand *operand, const struct cr_kernels *kernels, int64_t m,
+                                  const void *a, int64_t a_row, void *c, int64_t c_row, int accumulate,
+                                  const void *bias);
+
+/* Some gates of U, a product of their own in a step: dgates or dextra = (h or extra) times them. */
+struct cr_piece {
+    int first, gates;
+    int of_dextra; /* its gradient is dextra, not part of dgates */
+    int of_extra;  /* it multiplies extra, not h */
+};
+
+/* One pass over one layer. */
+struct cr_recurrence {
+    const struct cr_sequence *sequence;
+    const struct cr_kernels *kernels;
+    const struct cr_weights *weights;
+
+    /* The cell. */
+    int gates; /* G */
+    int has_c, has_extra;
+    int pieces;
+    struct cr_piece piece[2];
+    /* One step, t, of rows [row, row + m), none of which has ended. */
+    void (*step)(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m);
+
+    int64_t R;                   /* width of h */
+    struct cr_operand operand[2]; /* U, piece by piece; transposed in the backward pass */
+    struct cr_operand projection;
+    /* Slot t % slots of h and c is the state before step t; slot t % gate_slots of the others belongs to step t. */
+    int64_t slots, gate_slots;
+    char *h, *c, *gate_values, *extra;
+    const struct cr_series *y;
+
+    /* Backward. dh and dc are carried from step to step; the gradient at h_t comes in and that at h_{t-1} goes out. */
+    char *dgates, *dextra; /* [T, B, G*H], [T, B, H] */
+    char *dh, *dc, *dm;    /* [B, R], [B, H]; dm [B, H]: at o tanh(c) under a projection */
+    char *dh_all;          /* [T, B, R], or NULL */
+    const struct cr_series *dy;
+    int64_t truncate;
+
+    int64_t first, last; /* steps [first, last) of this walk */
+    char *workspace;
+};
+
+/* Row `row` of slot `slot` of a [slots, B, width] array. */
+static inline void *cr_row_of(const struct cr_recurrence *r, char *base, int64_t slot, int64_t row, int64_t width)
+{
+    return base + (slot * r->sequence->B + row) * width * r->kernels->size;
+}
+
+/* What a kernel needs of row `row` in step t. */
+CR_HIDDEN struct cr_units cr_units_of(const struct cr_recurrence *r, int64_t t, int64_t row);
+
+CR_HIDDEN enum cr_status cr_recurrent_check(const struct cr_recurrence *r);
+
+/* Rows shared out between threads; steps in the order of time, or against it. */
+CR_HIDDEN void cr_recurrent_walk(struct cr_recurrence *r, void (*part)(void *recurrence, int part, int parts));
+
+/* The rows [row, *end) from row on that have a step t, or those that have none: a run. Returns which. */
+CR_HIDDEN int cr_recurrent_run(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t rows, int64_t *end);
+
+/* r comes with sequence, weights and the cell. */
+CR_HIDDEN enum cr_status cr_recurrent_forward(struct cr_recurrence *r, const struct cr_series *x,
+                                              const struct cr_state *state, const struct cr_series *y,
+                                              const struct cr_state *last, const struct cr_cache *cache);
+CR_HIDDEN enum cr_status cr_recurrent_backward(struct cr_recurrence *r, const struct cr_series *x,
+                                               const struct cr_cache *cache, const struct cr_series *dy,
+                                               const struct cr_state *dlast, int64_t truncate,
+                                               const struct cr_series *dx, const struct cr_weights *dweights,
+                                               const struct cr_state *dstate, void *dh);
+
+/* The cells, without a pass: sequence, weights, gates, pieces. */
+CR_HIDDEN struct cr_recurrence cr_rnn_cell(const struct cr_sequence *sequence, const struct cr_weights *weights);
+CR_HIDDEN struct cr_recurrence cr_lstm_cell(const struct cr_sequence *sequence, const struct cr_weights *weights);
+CR_HIDDEN struct cr_recurrence cr_gru_cell(const struct cr_sequence *sequence, const struct cr_weights *weights);
+
+/* A [T, B, channels] array with these strides as the image of a 1x1 convolution over (T, B) pixels. */
+CR_HIDDEN struct cr_tensor cr_series_image(const void *data, int64_t time, int64_t row, int64_t column);
+CR_HIDDEN struct cr_conv cr_series_conv(const struct cr_recurrence *r, int64_t steps, int64_t C, int64_t K);
+
+#endif

@@ -1,0 +1,28 @@
+/* The vanilla recurrent network, forward: h_t = s(W x_t + b + U h_{t-1} + b'). */
+#include "recurrent.h"
+
+struct cr_recurrence cr_rnn_cell(const struct cr_sequence *sequence, const struct cr_weights *weights)
+{
+    return (struct cr_recurrence){
+        .sequence = sequence, .weights = weights, .gates = 1, .pieces = 1, .piece = {{.first = 0, .gates = 1}}};
+}
+
+static void step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m)
+{
+    struct cr_units units = cr_units_of(r, t, row);
+    cr_operand_product(&r->operand[0], r->kernels, m, units.h_before, r->R, units.gates, units.n, 1,
+                       r->weights->b_hh);
+    for (int64_t i = 0; i < m; i++) {
+        units = cr_units_of(r, t, row + i);
+        r->kernels->rnn_gates(&units);
+    }
+}
+
+enum cr_status cr_rnn_forward(const struct cr_sequence *sequence, const struct cr_series *x,
+                              const struct cr_weights *weights, const struct cr_state *state,
+                              const struct cr_series *y, const struct cr_state *last, const struct cr_cache *cache)
+{
+    struct cr_recurrence r = cr_rnn_cell(sequence, weights);
+    r.step = step;
+    return cr_recurrent_forward(&r, x, state, y, last, cache);
+}
