@@ -15,6 +15,7 @@ from . import problems
 from .machine import Limits
 from .protocol import Process, ProcessError
 
+OURS = "convrnn"  #: the library whose times are rows, and that the others are held against
 REPETITION_SECONDS = 50e-6  #: short calls are timed in groups this long, beside which reading the clock is nothing
 LEAST_CALLS = 7  #: in all rounds, however long a call takes
 SETTLE_SECONDS = 0.02  #: before a turn: the threads of the library that was last go on spinning for milliseconds
@@ -91,7 +92,7 @@ class Libraries:
         self.peers = {}
         self._stack = ExitStack()
         with ExitStack() as stack:
-            self.ours = stack.enter_context(Process("benchmarks.peers.convrnn", threads))
+            self.ours = stack.enter_context(Process(f"benchmarks.peers.{OURS}", threads))
             self._machine = stack.enter_context(Process("benchmarks.machine", threads))
             for peer in peers:
                 try:
@@ -147,11 +148,11 @@ class Libraries:
 
 def rows(case, samples, limits):
     """A dict of figures for every variant of ours, with the better variant of each peer."""
-    peers = {name: _best(variants) for name, variants in samples.items() if name != "convrnn"}
+    peers = {name: _best(variants) for name, variants in samples.items() if name != OURS}
     problem = problems.parse(case.operator, case.problem)
     flops = problem.flops(case.pass_)
     floor, bound = limits.floor(flops, problem.bytes(case.pass_, case.dtype), case.dtype)
-    for variant, seconds in samples.get("convrnn", {}).items():
+    for variant, seconds in samples.get(OURS, {}).items():
         best = min(seconds)
         yield {"operator": case.operator, "pass": case.pass_, "dtype": case.dtype, "threads": limits.threads,
                "problem": case.problem, "variant": variant, **_microseconds(seconds), "gflops": flops / best / 1e9,

@@ -25,7 +25,6 @@
 #endif
 #include <assert.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>

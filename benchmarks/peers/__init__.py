@@ -14,9 +14,8 @@ import pkgutil
 
 from .. import measure, problems
 
-OURS = "convrnn"
 #: The other libraries there are files for.
-OTHERS = tuple(module.name for module in pkgutil.iter_modules(__path__) if module.name != OURS)
+OTHERS = tuple(module.name for module in pkgutil.iter_modules(__path__) if module.name != measure.OURS)
 
 
 def methods(version, operators):

@@ -8,7 +8,7 @@ from . import methods
 
 
 def image(array, layout):
-    """x, y or a gradient of them between the canonical layout and channels_last, either way round a copy."""
+    """A canonical x or dy, contiguous in a layout."""
     return np.ascontiguousarray(np.moveaxis(array, 1, -1)) if layout == "channels_last" else array
 
 
@@ -20,12 +20,12 @@ def options(problem):
 
 
 def canonical(array, layout):
-    """An image or its gradient, back."""
+    """A y or dx of a layout, canonical."""
     return np.moveaxis(array, -1, 1) if layout == "channels_last" else array
 
 
 def canonical_kernel(array, layout):
-    """dw, back."""
+    """A dw of a layout, canonical."""
     return np.moveaxis(array, (-1, -2), (0, 1)) if layout == "channels_last" else array
 
 
