@@ -48,53 +48,205 @@ def is_plain(array):
     return True
 
 
-cdef class Geometry:
-    """A convolution's or a pool's sizes and options, and how its arrays are laid out.
+cdef int64_t extent(str name, object value, int64_t low) except -1:
+    """value as an int64 of at least low."""
+    cdef int64_t number = -1
+    try:
+        number = value
+    except OverflowError:
+        pass
+    if number < low:
+        raise ValueError(f"{name} must be at least {low} and less than 2**63, got {value}")
+    return number
 
-    Sizes along the axes (D, H, W) are given for the last `rank` of them; the others are 1. out, if None, is what the
-    convolution gives.
+
+cdef class Geometry:
+    """The sizes and options of a convolution or a pooling, compared with each other, and how its arrays are laid out.
+
+    rank is 1, 2 or 3, and shapes are tuples. stride, dilation and padding are an int, or a tuple of one int (of
+    padding: a pair) for each of rank axes. The axes are the last `rank` of (D, H, W); the others have extent 1.
     """
     cdef _c.cr_conv conv
     cdef int64_t size[3]
-    cdef int rank
+    cdef readonly int rank
     cdef bint channels_first
     cdef bint batched
 
-    def __init__(self, bint channels_first, bint batched, int64_t N, int64_t C, int64_t K, int64_t groups,
-                 tuple size, tuple kernel, tuple stride, tuple dilation, tuple padding, int pad_mode,
-                 tuple out=None):
-        cdef int axis, lacking = 3 - <int>len(size)
-        self.rank = 3 - lacking
+    def __init__(self, int rank, bint channels_first, tuple x_shape, tuple w_shape, stride, padding, dilation, groups,
+                 int pad_mode):
+        cdef int64_t group_channels
+        cdef int axis
+        self._open(rank, channels_first, pad_mode)
+        self.conv.C = self._set_image(x_shape, self.size)
+        group_channels = self._set_kernel(w_shape)
+        self.conv.groups = extent("groups", groups, 1)
+        if self.conv.C % self.conv.groups or self.conv.K % self.conv.groups:
+            raise ValueError(f"groups must divide the {self.conv.C} channels of x and the {self.conv.K} out-channels "
+                             f"of w, got {groups}")
+        if group_channels != self.conv.C // self.conv.groups:
+            of_groups = f" in each of {groups} groups" if groups > 1 else ""
+            raise ValueError(f"w has {group_channels} input channels{of_groups} but x has {self.conv.C}")
+        self._set_axes(stride, padding, dilation)
+        self._set_out()
+
+    @staticmethod
+    def of_transposed(int rank, bint channels_first, tuple x_shape, tuple w_shape, stride, padding, tuple output_padding,
+                      dilation, groups):
+        """The convolution whose input gradient a transposed one is: its output is our x, its input our y."""
+        cdef Geometry self = Geometry.__new__(Geometry)
+        cdef int axis
+        cdef int64_t group_channels, filters
+        self._open(rank, channels_first, _c.CR_PAD_CONSTANT)
+        filters = self._set_image(x_shape, self.conv.out)
+        group_channels = self._set_kernel(w_shape)
+        self.conv.groups = extent("groups", groups, 1)
+        if self.conv.K != filters:
+            raise ValueError(f"w has {self.conv.K} input channels but x has {filters}")
+        if filters % self.conv.groups:
+            raise ValueError(f"groups must divide the {filters} channels of x, got {groups}")
+        self.conv.C = extent("the number of output channels", group_channels * <object>self.conv.groups, 1)
+        self._set_axes(stride, padding, dilation)
+        for axis in range(3 - rank, 3):
+            self._set_transposed(axis, output_padding[axis - 3 + rank])
+        return self
+
+    @staticmethod
+    def of_pool(int rank, bint channels_first, tuple x_shape, size, stride, padding):
+        """A pooling, which is a depthwise convolution's; stride None is size."""
+        cdef Geometry self = Geometry.__new__(Geometry)
+        cdef int axis
+        self._open(rank, channels_first, _c.CR_PAD_CONSTANT)
+        self.conv.C = self.conv.K = self.conv.groups = self._set_image(x_shape, self.size)
+        self._set_axis("size", size, self.conv.kernel)
+        self._set_axes(size if stride is None else stride, padding, 1)
+        for axis in range(3 - rank, 3):
+            if max(self.conv.pad_low[axis], self.conv.pad_high[axis]) >= self.conv.kernel[axis]:
+                raise ValueError(f"padding must be less than size, {self.conv.kernel[axis]}, "
+                                 f"got ({self.conv.pad_low[axis]}, {self.conv.pad_high[axis]})")
+        self._set_out()
+        return self
+
+    def of_bias(self):
+        """The input as the output of a convolution: what the gradient of a transposed one's bias is summed over."""
+        cdef Geometry other = Geometry.__new__(Geometry)
+        cdef int axis
+        other._open(self.rank, self.channels_first, _c.CR_PAD_CONSTANT)
+        other.batched = self.batched
+        other.conv.N, other.conv.C, other.conv.K, other.conv.groups = self.conv.N, 1, self.conv.C, 1
+        for axis in range(3):
+            other.size[axis] = other.conv.out[axis] = self.size[axis]
+            other.conv.kernel[axis] = other.conv.stride[axis] = other.conv.dilation[axis] = 1
+        return other
+
+    cdef _open(self, int rank, bint channels_first, int pad_mode):
+        cdef int axis
+        self.rank = rank
         self.channels_first = channels_first
-        self.batched = batched
-        self.conv.N, self.conv.C, self.conv.K, self.conv.groups = N, C, K, groups
         self.conv.pad_mode = <_c.cr_pad_mode>pad_mode
         self.conv.activation = _c.CR_IDENTITY
-        for axis in range(lacking):
+        for axis in range(3):
             self.size[axis] = self.conv.kernel[axis] = self.conv.out[axis] = 1
             self.conv.stride[axis] = self.conv.dilation[axis] = 1
             self.conv.pad_low[axis] = self.conv.pad_high[axis] = 0
-        for axis in range(lacking, 3):
-            self.size[axis] = size[axis - lacking]
-            self.conv.kernel[axis] = kernel[axis - lacking]
-            self.conv.stride[axis] = stride[axis - lacking]
-            self.conv.dilation[axis] = dilation[axis - lacking]
-            self.conv.pad_low[axis], self.conv.pad_high[axis] = padding[axis - lacking]
-            if out is not None:
-                self.conv.out[axis] = out[axis - lacking]
-            else:
-                check(_c.cr_conv_output_size(
-                    self.size[axis], self.conv.kernel[axis], self.conv.stride[axis], self.conv.dilation[axis],
-                    self.conv.pad_low[axis], self.conv.pad_high[axis], &self.conv.out[axis]))
+
+    cdef int64_t _set_image(self, tuple shape, int64_t *size) except -1:
+        """Reads the shape of x: the batch, and the extents into size. Returns its channels."""
+        cdef int axis, extra = <int>len(shape) - self.rank, first
+        if extra != 1 and extra != 2:
+            channels = "(N, C, ...)" if self.channels_first else "(N, ..., C)"
+            raise ValueError(f"x must have {self.rank + 2} dimensions, {channels} with {self.rank} in space, "
+                             f"or {self.rank + 1} without a batch; got shape {shape}")
+        self.batched = extra == 2
+        self.conv.N = shape[0] if self.batched else 1
+        for axis in range(self.batched, <int>len(shape)):
+            if shape[axis] == 0:
+                raise ValueError(f"x must have no empty axis but the batch, got shape {shape}")
+        first = self.batched + self.channels_first
+        for axis in range(self.rank):
+            size[3 - self.rank + axis] = shape[first + axis]
+        return shape[first - 1 if self.channels_first else first + self.rank]
+
+    cdef int64_t _set_kernel(self, tuple shape) except -1:
+        """Reads the shape of w. Returns its in-channels of a group."""
+        cdef int axis, first = 2 if self.channels_first else 0
+        if len(shape) != self.rank + 2:
+            axes = "(K, C/groups, ...)" if self.channels_first else "(..., C/groups, K)"
+            raise ValueError(f"w must have {self.rank + 2} dimensions, {axes}, got shape {shape}")
+        if 0 in shape:
+            raise ValueError(f"w must have no empty axis, got shape {shape}")
+        for axis in range(self.rank):
+            self.conv.kernel[3 - self.rank + axis] = shape[first + axis]
+        self.conv.K = shape[0 if self.channels_first else self.rank + 1]
+        return shape[1 if self.channels_first else self.rank]
+
+    cdef _set_axis(self, str name, value, int64_t *target):
+        cdef int axis
+        for axis in range(self.rank):
+            target[3 - self.rank + axis] = extent(name, value if type(value) is int else value[axis], 1)
+
+    cdef _set_axes(self, stride, padding, dilation):
+        cdef int axis
+        self._set_axis("stride", stride, self.conv.stride)
+        self._set_axis("dilation", dilation, self.conv.dilation)
+        for axis in range(self.rank):
+            low, high = (padding, padding) if type(padding) is int else padding[axis]
+            self.conv.pad_low[3 - self.rank + axis] = extent("padding", low, 0)
+            self.conv.pad_high[3 - self.rank + axis] = extent("padding", high, 0)
+
+    cdef _set_out(self):
+        cdef int axis
+        for axis in range(3 - self.rank, 3):
+            check(_c.cr_conv_output_size(
+                self.size[axis], self.conv.kernel[axis], self.conv.stride[axis], self.conv.dilation[axis],
+                self.conv.pad_low[axis], self.conv.pad_high[axis], &self.conv.out[axis]))
+
+    cdef _set_transposed(self, int axis, extra):
+        """size = (out - 1)*stride - low - high + dilation*(kernel - 1) + extra + 1, in Python's unlimited integers."""
+        out, stride, dilation = self.conv.out[axis], self.conv.stride[axis], self.conv.dilation[axis]
+        pair = self.conv.pad_low[axis], self.conv.pad_high[axis]
+        if extra and extra >= max(stride, dilation):
+            raise ValueError(f"output_padding must be less than the larger of stride {stride} and dilation {dilation}, "
+                             f"got {extra}")
+        size = (out - 1) * stride - pair[0] - pair[1] + dilation * (self.conv.kernel[axis] - 1) + extra + 1
+        self.size[axis] = extent(
+            f"the output's extent, of {out} pixels with kernel {self.conv.kernel[axis]}, stride {stride}, dilation "
+            f"{dilation}, padding {pair} and output_padding {extra},", size, 1)
+
+    cdef tuple _shape(self, int64_t channels, const int64_t *size):
+        cdef list shape = [self.conv.N] if self.batched else []
+        cdef int axis
+        if self.channels_first:
+            shape.append(channels)
+        for axis in range(3 - self.rank, 3):
+            shape.append(size[axis])
+        if not self.channels_first:
+            shape.append(channels)
+        return tuple(shape)
 
     @property
-    def out(self):
-        """The output's extents."""
-        if self.rank == 1:
-            return (self.conv.out[2],)
-        if self.rank == 2:
-            return (self.conv.out[1], self.conv.out[2])
-        return (self.conv.out[0], self.conv.out[1], self.conv.out[2])
+    def x_shape(self):
+        """The shape of the convolution's input."""
+        return self._shape(self.conv.C, self.size)
+
+    @property
+    def y_shape(self):
+        """The shape of its output."""
+        return self._shape(self.conv.K, self.conv.out)
+
+    @property
+    def channels(self):
+        """C."""
+        return self.conv.C
+
+    @property
+    def filters(self):
+        """K."""
+        return self.conv.K
+
+    @property
+    def window(self):
+        """The extents of the kernel."""
+        return tuple([self.conv.kernel[axis] for axis in range(3 - self.rank, 3)])
 
     cdef _c.cr_conv conv_of(self, cnp.ndarray array):
         cdef _c.cr_conv conv = self.conv

@@ -123,48 +123,29 @@ def _pair(item):
     return number, number
 
 
-def resolve_padding(padding, size, kernel, stride, dilation):
+def resolve_padding(padding, rank, x_shape, w_shape, stride, dilation, first):
     """A (low, high) pair for each axis, from what explicit_padding takes or a name of PADDINGS."""
     if not isinstance(padding, str):
-        return explicit_padding(padding, len(size))
+        return explicit_padding(padding, rank)
     if padding not in PADDINGS:
         raise ValueError(f"padding must be ints, (low, high) pairs or one of {', '.join(map(repr, PADDINGS))}, "
                          f"got {padding!r}")
-    if padding == "causal" and len(size) != 1:
-        raise ValueError(f"padding 'causal' is for one axis, got {len(size)}")
-    return tuple(_named_pair(padding, *axis) for axis in zip(size, kernel, stride, dilation, strict=True))
+    if padding == "causal" and rank != 1:
+        raise ValueError(f"padding 'causal' is for one axis, got {rank}")
+    if padding == "valid" or len(x_shape) < rank + 1 or len(w_shape) != rank + 2:
+        return 0  # the words for wrong shapes come from whoever reads them
+    size = x_shape[-rank:] if first else x_shape[-rank - 1:-1]
+    kernel = w_shape[2:] if first else w_shape[:rank]
+    return tuple(_named_pair(padding, *axis) for axis in zip(
+        size, kernel, per_axis("stride", stride, rank), per_axis("dilation", dilation, rank), strict=True))
 
 
 def _named_pair(padding, size, kernel, stride, dilation):
     """padding along one axis; extent of the kernel: dilation*(kernel - 1) + 1."""
     reach = dilation * (kernel - 1)
-    if padding == "valid":
-        return 0, 0
     if padding == "full":
         return integer("padding 'full'", reach, 0), reach
     if padding == "causal":
         return integer("padding 'causal'", reach, 0), 0
     total = integer("padding 'same'", max((-(-size // stride) - 1) * stride + reach + 1 - size, 0), 0)
     return (total // 2, total - total // 2) if padding == "same" else (total - total // 2, total // 2)
-
-
-def split_shape(name, shape, rank, first):
-    """(batch or None, channels, space) of an image's shape, a tuple."""
-    extra = len(shape) - rank
-    if extra == 2:
-        batch, image = shape[0], shape[1:]
-    elif extra == 1:
-        batch, image = None, shape
-    else:
-        channels = "(N, C, ...)" if first else "(N, ..., C)"
-        raise ValueError(f"{name} must have {rank + 2} dimensions, {channels} with {rank} in space, "
-                         f"or {rank + 1} without a batch; got shape {shape}")
-    if 0 in image:
-        raise ValueError(f"{name} must have no empty axis but the batch, got shape {shape}")
-    return (batch, image[0], image[1:]) if first else (batch, image[-1], image[:-1])
-
-
-def join_shape(batch, channels, space, first):
-    """The shape that split_shape splits."""
-    image = (channels, *space) if first else (*space, channels)
-    return image if batch is None else (batch, *image)

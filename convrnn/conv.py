@@ -7,93 +7,38 @@ of a scalar loss whose gradient at y is dy.
 import numpy as np
 
 from . import _core
-from .arguments import (as_array, as_output, as_vector, channels_first, choice, explicit_padding, integer, join_shape,
-                        per_axis, resolve_padding, split_shape)
+from .arguments import (as_array, as_output, as_vector, channels_first, choice, explicit_padding, integer, per_axis,
+                        resolve_padding)
 
 
-class _Problem:
-    """The geometry of one convolution: sizes resolved, operands compared, options looked up."""
-
-    __slots__ = ("rank", "first", "batch", "channels", "size", "filters", "kernel", "out", "geometry")
-
-    def __init__(self, rank, x_shape, w_shape, stride, padding, dilation, groups, layout, padding_mode):
-        self.rank = rank
-        self.first = channels_first(layout)
-        self.batch, self.channels, self.size = split_shape("x", x_shape, rank, self.first)
-        group_channels = self._split_kernel(w_shape)
+def _geometry(rank, x_shape, w_shape, stride, padding, dilation, groups, layout, padding_mode):
+    """The convolution of arrays of these shapes, its options resolved. Plain ints pass as they are: they are checked
+    further down, and most calls have nothing else."""
+    if type(stride) is not int:
+        stride = per_axis("stride", stride, rank)
+    if type(dilation) is not int:
+        dilation = per_axis("dilation", dilation, rank)
+    if type(groups) is not int:
         groups = integer("groups", groups, 1)
-        if self.channels % groups or self.filters % groups:
-            raise ValueError(f"groups must divide the {self.channels} channels of x and the {self.filters} "
-                             f"out-channels of w, got {groups}")
-        if group_channels * groups != self.channels:
-            of_groups = f" in each of {groups} groups" if groups > 1 else ""
-            raise ValueError(f"w has {group_channels} input channels{of_groups} but x has {self.channels}")
-        stride, dilation = per_axis("stride", stride, rank), per_axis("dilation", dilation, rank)
-        padding = resolve_padding(padding, self.size, self.kernel, stride, dilation)
-        self.geometry = _core.Geometry(
-            self.first, self.batch is not None, 1 if self.batch is None else self.batch, self.channels, self.filters,
-            groups, self.size, self.kernel, stride, dilation, padding,
-            choice("padding_mode", padding_mode, _core.PAD_MODES))
-        self.out = self.geometry.out
+    first = channels_first(layout)
+    if type(padding) is not int:
+        padding = resolve_padding(padding, rank, x_shape, w_shape, stride, dilation, first)
+    return _core.Geometry(rank, first, x_shape, w_shape, stride, padding, dilation, groups,
+                          choice("padding_mode", padding_mode, _core.PAD_MODES))
 
-    @classmethod
-    def transposed(cls, rank, x_shape, w_shape, stride, padding, output_padding, dilation, groups, layout):
-        """The convolution whose input gradient the transposed one is: its x is our y, its y is our x."""
-        self = cls.__new__(cls)
-        self.rank = rank
-        self.first = channels_first(layout)
-        self.batch, filters, self.out = split_shape("x", x_shape, rank, self.first)
-        group_channels = self._split_kernel(w_shape)
-        groups = integer("groups", groups, 1)
-        if self.filters != filters:
-            raise ValueError(f"w has {self.filters} input channels but x has {filters}")
-        if filters % groups:
-            raise ValueError(f"groups must divide the {filters} channels of x, got {groups}")
-        self.channels = group_channels * groups
-        stride, dilation = per_axis("stride", stride, rank), per_axis("dilation", dilation, rank)
-        padding = explicit_padding(padding, rank)
-        extra = _output_padding(output_padding, rank)
-        self.size = tuple(
-            _transposed_extent(*axis)
-            for axis in zip(self.out, self.kernel, stride, dilation, padding, extra, strict=True))
-        self.geometry = _core.Geometry(
-            self.first, self.batch is not None, 1 if self.batch is None else self.batch, self.channels, self.filters,
-            groups, self.size, self.kernel, stride, dilation, padding, _core.PAD_MODES["constant"], self.out)
-        return self
 
-    def _split_kernel(self, w_shape):
-        """Sets kernel and filters from the shape of w; returns its in-channels of a group."""
-        rank = self.rank
-        if len(w_shape) != rank + 2:
-            axes = "(K, C/groups, ...)" if self.first else "(..., C/groups, K)"
-            raise ValueError(f"w must have {rank + 2} dimensions, {axes}, got shape {tuple(w_shape)}")
-        if 0 in w_shape:
-            raise ValueError(f"w must have no empty axis, got shape {tuple(w_shape)}")
-        if self.first:
-            self.kernel, self.filters = tuple(w_shape[2:]), w_shape[0]
-            return w_shape[1]
-        self.kernel, self.filters = tuple(w_shape[:rank]), w_shape[-1]
-        return w_shape[rank]
+def _transposed_geometry(rank, x_shape, w_shape, stride, padding, output_padding, dilation, groups, layout):
+    """The convolution whose input gradient this transposed one is: x_shape and y_shape are exchanged."""
+    return _core.Geometry.of_transposed(
+        rank, channels_first(layout), x_shape, w_shape, per_axis("stride", stride, rank),
+        explicit_padding(padding, rank), _output_padding(output_padding, rank), per_axis("dilation", dilation, rank),
+        integer("groups", groups, 1))
 
-    def bias_geometry(self):
-        """That of an image like x as the output of a convolution: what the bias of a transposed one needs."""
-        one = (1,) * self.rank
-        batch = 1 if self.batch is None else self.batch
-        return _core.Geometry(self.first, self.batch is not None, batch, 1, self.channels, 1, self.size, one, one, one,
-                              ((0, 0),) * self.rank, _core.PAD_MODES["constant"])
 
-    @property
-    def x_shape(self):
-        return join_shape(self.batch, self.channels, self.size, self.first)
-
-    @property
-    def y_shape(self):
-        return join_shape(self.batch, self.filters, self.out, self.first)
-
-    def flipped(self, w):
-        """w, a view, with its kernel axes reversed."""
-        kernel = (slice(None, None, -1),) * self.rank
-        return w[(slice(None), slice(None), *kernel)] if self.first else w[kernel]
+def _flipped(w, rank, layout):
+    """w, a view, with its kernel axes reversed."""
+    kernel = (slice(None, None, -1),) * rank
+    return w[(slice(None), slice(None), *kernel)] if layout == "channels_first" else w[kernel]
 
 
 def _output_padding(output_padding, rank):
@@ -103,16 +48,6 @@ def _output_padding(output_padding, rank):
             raise ValueError(f"output_padding must be one int or {rank} of them, one per axis, got {output_padding!r}")
         return tuple(integer("output_padding", item, 0) for item in output_padding)
     return (integer("output_padding", output_padding, 0),) * rank
-
-
-def _transposed_extent(size, kernel, stride, dilation, pair, extra):
-    """(size - 1)*stride - low - high + dilation*(kernel - 1) + extra + 1."""
-    if extra and extra >= max(stride, dilation):
-        raise ValueError(f"output_padding must be less than the larger of stride {stride} and dilation {dilation}, "
-                         f"got {extra}")
-    extent = (size - 1) * stride - sum(pair) + dilation * (kernel - 1) + extra + 1
-    return integer(f"the output's extent, of {size} pixels with kernel {kernel}, stride {stride}, dilation {dilation}, "
-                   f"padding {pair} and output_padding {extra},", extent, 1)
 
 
 # ---- any rank ----
@@ -132,10 +67,10 @@ def _conv(rank, x, w, b, stride, padding, dilation, groups, layout, flip, paddin
     w = as_array("w", w, x.dtype)
     _resolve_algorithm(algorithm)
     activation = choice("activation", activation, _core.ACTIVATIONS)
-    problem = _Problem(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode)
-    b = as_vector("b", b, problem.filters, x.dtype)
-    y = as_output(out, problem.y_shape, x.dtype, (x, w, b))
-    _core.conv_forward(problem.geometry, x, problem.flipped(w) if flip else w, b, y, activation)
+    geometry = _geometry(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode)
+    b = as_vector("b", b, geometry.filters, x.dtype)
+    y = as_output(out, geometry.y_shape, x.dtype, (x, w, b))
+    _core.conv_forward(geometry, x, _flipped(w, rank, layout) if flip else w, b, y, activation)
     return y if out is None else out
 
 
@@ -145,18 +80,18 @@ def _conv_backward(rank, dy, x, w, stride, padding, dilation, groups, layout, fl
     dy = as_array("dy", dy, x.dtype)
     _resolve_algorithm(algorithm)
     need_x, need_w, need_b = _parse_needs(needs)
-    problem = _Problem(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode)
-    if dy.shape != problem.y_shape:
-        raise ValueError(f"dy must have the shape of the output, {problem.y_shape}, got {dy.shape}")
+    geometry = _geometry(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode)
+    if dy.shape != geometry.y_shape:
+        raise ValueError(f"dy must have the shape of the output, {geometry.y_shape}, got {dy.shape}")
     dx = np.empty(x.shape, x.dtype) if need_x else None
     dw = np.empty(w.shape, x.dtype) if need_w else None
-    db = np.empty(problem.filters, x.dtype) if need_b else None
+    db = np.empty(geometry.filters, x.dtype) if need_b else None
     if need_x:
-        _core.conv_backward_data(problem.geometry, dy, problem.flipped(w) if flip else w, None, dx)
+        _core.conv_backward_data(geometry, dy, _flipped(w, rank, layout) if flip else w, None, dx)
     if need_w:
-        _core.conv_backward_weights(problem.geometry, dy, x, problem.flipped(dw) if flip else dw)
+        _core.conv_backward_weights(geometry, dy, x, _flipped(dw, rank, layout) if flip else dw)
     if need_b:
-        _core.conv_backward_bias(problem.geometry, dy, db)
+        _core.conv_backward_bias(geometry, dy, db)
     return dx, dw, db
 
 
@@ -171,10 +106,10 @@ def _parse_needs(needs):
 def _conv_transpose(rank, x, w, b, stride, padding, output_padding, dilation, groups, layout, out):
     x = as_array("x", x)
     w = as_array("w", w, x.dtype)
-    problem = _Problem.transposed(rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups, layout)
-    b = as_vector("b", b, problem.channels, x.dtype)
-    y = as_output(out, problem.x_shape, x.dtype, (x, w, b))
-    _core.conv_backward_data(problem.geometry, x, w, b, y)
+    geometry = _transposed_geometry(rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups, layout)
+    b = as_vector("b", b, geometry.channels, x.dtype)
+    y = as_output(out, geometry.x_shape, x.dtype, (x, w, b))
+    _core.conv_backward_data(geometry, x, w, b, y)
     return y if out is None else out
 
 
@@ -183,19 +118,19 @@ def _conv_transpose_backward(rank, dy, x, w, stride, padding, output_padding, di
     w = as_array("w", w, x.dtype)
     dy = as_array("dy", dy, x.dtype)
     need_x, need_w, need_b = _parse_needs(needs)
-    problem = _Problem.transposed(rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups, layout)
-    if dy.shape != problem.x_shape:
-        raise ValueError(f"dy must have the shape of the output, {problem.x_shape}, got {dy.shape}")
+    geometry = _transposed_geometry(rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups, layout)
+    if dy.shape != geometry.x_shape:
+        raise ValueError(f"dy must have the shape of the output, {geometry.x_shape}, got {dy.shape}")
     dx = np.empty(x.shape, x.dtype) if need_x else None
     dw = np.empty(w.shape, x.dtype) if need_w else None
     db = None
     if need_x:
-        _core.conv_forward(problem.geometry, dy, w, None, dx, _core.ACTIVATIONS[None])
+        _core.conv_forward(geometry, dy, w, None, dx, _core.ACTIVATIONS[None])
     if need_w:
-        _core.conv_backward_weights(problem.geometry, x, dy, dw)
+        _core.conv_backward_weights(geometry, x, dy, dw)
     if need_b:
-        db = np.empty(problem.channels, x.dtype)
-        _core.conv_backward_bias(problem.bias_geometry(), dy, db)
+        db = np.empty(geometry.channels, x.dtype)
+        _core.conv_backward_bias(geometry.of_bias(), dy, db)
     return dx, dw, db
 
 
@@ -495,7 +430,7 @@ def conv_output_shape(x_shape, w_shape, *, stride=1, padding=0, dilation=1, grou
     >>> cr.conv_output_shape((1, 28, 28, 1), (3, 3, 1, 8))
     (1, 26, 26, 8)
     """
-    return _shapes_problem(x_shape, w_shape, stride, padding, dilation, groups, layout).y_shape
+    return _shapes_geometry(x_shape, w_shape, stride, padding, dilation, groups, layout).y_shape
 
 
 def conv_algorithm(x_shape, w_shape, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last",
@@ -508,16 +443,16 @@ def conv_algorithm(x_shape, w_shape, *, stride=1, padding=0, dilation=1, groups=
     >>> cr.conv_algorithm((1, 28, 28, 1), (3, 3, 1, 8))
     'direct'
     """
-    _shapes_problem(x_shape, w_shape, stride, padding, dilation, groups, layout)
+    _shapes_geometry(x_shape, w_shape, stride, padding, dilation, groups, layout)
     if np.dtype(dtype) not in (np.float32, np.float64):
         raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
     return _resolve_algorithm("auto")
 
 
-def _shapes_problem(x_shape, w_shape, stride, padding, dilation, groups, layout):
+def _shapes_geometry(x_shape, w_shape, stride, padding, dilation, groups, layout):
     rank = len(w_shape) - 2
     if rank not in (1, 2, 3):
         raise ValueError(f"w_shape must have 3, 4 or 5 entries, got {tuple(w_shape)}")
     x_shape = tuple(integer("x_shape", size, 0) for size in x_shape)
     w_shape = tuple(integer("w_shape", size, 0) for size in w_shape)
-    return _Problem(rank, x_shape, w_shape, stride, padding, dilation, groups, layout, "constant")
+    return _geometry(rank, x_shape, w_shape, stride, padding, dilation, groups, layout, "constant")

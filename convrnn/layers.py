@@ -43,6 +43,7 @@ __all__ = [
     "Conv3d",
     "ConvTranspose1d",
     "ConvTranspose2d",
+    "Embedding",
     "Flatten",
     "Layer",
     "Linear",
@@ -59,6 +60,17 @@ def _checked_dtype(dtype: DTypeLike) -> np.dtype:
     if given not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"dtype must be float32 or float64, got {given}")
     return given
+
+
+def checked_tokens(name: str, value: ArrayLike, classes: int) -> np.ndarray:
+    """value as an array of indices, each in [0, classes)."""
+    tokens = np.asarray(value)
+    if tokens.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got {tokens.dtype}")
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < classes:
+        wrong = tokens[(tokens < 0) | (tokens >= classes)][0]
+        raise ValueError(f"{name} must be 0 to {classes - 1}, got {wrong}")
+    return tokens.astype(np.intp, copy=False)
 
 
 def _checked_gradient(dy: ArrayLike, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -478,6 +490,65 @@ class Linear(_Weighted):
         """x (..., I) as one channels_last image, a row of pixels; as a batch of none where x is empty."""
         rows = math.prod(x.shape[:-1])
         return x.reshape(min(rows, 1), max(rows, 1), x.shape[-1])
+
+
+class Embedding(Layer):
+    """A table of vectors, looked up by index: ``y = W[x]``, what `Linear` would make of one-hot rows.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim : int
+        V and E: x holds integers from 0 to V - 1 in any shape (...), y is (..., E).
+    dtype : {float32, float64}, optional
+        Of the table, and so of y.
+    rng : int or numpy.random.Generator, optional
+        Seed of the start values, standard normal as in PyTorch.
+
+    Raises
+    ------
+    TypeError
+        x is not of integers, or the dtype is neither of the two.
+    ValueError
+        A size is below 1, or an index is outside 0 to V - 1: negative ones do not count from the end.
+
+    Notes
+    -----
+    ``params["weight"]`` is (V, E). `backward` returns None for dx, as integers have no gradient.
+
+    Examples
+    --------
+    >>> layer = Embedding(10, 3, rng=0)
+    >>> y, cache = layer.forward([4, 1, 4])
+    >>> dx, grads = layer.backward(np.ones_like(y), cache)
+    >>> y.shape, dx, grads["weight"][4]
+    ((3, 3), None, array([2., 2., 2.], dtype=float32))
+    """
+
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, *, dtype: DTypeLike = np.float32, rng: Seed = None
+    ) -> None:
+        shape = integer("num_embeddings", num_embeddings, 1), integer("embedding_dim", embedding_dim, 1)
+        dtype = _checked_dtype(dtype)
+        self.params = {"weight": np.random.default_rng(rng).standard_normal(shape).astype(dtype)}
+
+    def __call__(self, x: ArrayLike) -> np.ndarray:
+        return self.forward(x)[0]
+
+    def forward(self, x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        weight = self.params["weight"]
+        x = checked_tokens("x", x, len(weight))
+        return weight[x], x
+
+    def backward(self, dy, cache, *, needs_dx=True):
+        weight = self.params["weight"]
+        dy = _checked_gradient(dy, (*cache.shape, weight.shape[1]), weight.dtype).reshape(-1, weight.shape[1])
+        dw = np.zeros_like(weight)
+        if cache.size:
+            # Equal indices side by side, each run summed at once: several times as fast as numpy.add.at.
+            order = np.argsort(cache, axis=None, kind="stable")
+            indices, starts = np.unique(cache.ravel()[order], return_index=True)
+            dw[indices] = np.add.reduceat(dy[order], starts, axis=0)
+        return None, {"weight": dw}
 
 
 # ----------------------------------------------------------------------------------------------------------- pooling

@@ -3,81 +3,67 @@
 import numpy as np
 
 from . import _core
-from .arguments import as_array, as_output, channels_first, explicit_padding, join_shape, per_axis, split_shape
+from .arguments import as_array, as_output, channels_first, explicit_padding, integer, per_axis
 
 
-class _Window:
-    """The geometry of one pooling: a depthwise convolution's."""
+def _geometry(rank, x_shape, size, stride, padding, layout):
+    if stride is not None:
+        stride = per_axis("stride", stride, rank)
+    return _core.Geometry.of_pool(rank, channels_first(layout), x_shape, per_axis("size", size, rank), stride,
+                                  explicit_padding(padding, rank))
 
-    __slots__ = ("batch", "channels", "space", "size", "out", "first", "geometry")
 
-    def __init__(self, rank, x_shape, size, stride, padding, layout):
-        self.first = channels_first(layout)
-        self.batch, self.channels, self.space = split_shape("x", x_shape, rank, self.first)
-        self.size = per_axis("size", size, rank)
-        stride = self.size if stride is None else per_axis("stride", stride, rank)
-        padding = explicit_padding(padding, rank)
-        for window, pair in zip(self.size, padding, strict=True):
-            if max(pair) >= window:
-                raise ValueError(f"padding must be less than size, {window}, got {pair}")
-        one = (1,) * rank
-        self.geometry = _core.Geometry(
-            self.first, self.batch is not None, 1 if self.batch is None else self.batch, self.channels, self.channels,
-            self.channels, self.space, self.size, stride, one, padding, _core.PAD_MODES["constant"])
-        self.out = self.geometry.out
+def _check_gradient(dy, geometry):
+    if dy.shape != geometry.y_shape:
+        raise ValueError(f"dy must have the shape of the output, {geometry.y_shape}, got {dy.shape}")
 
-    @property
-    def x_shape(self):
-        return join_shape(self.batch, self.channels, self.space, self.first)
 
-    @property
-    def y_shape(self):
-        return join_shape(self.batch, self.channels, self.out, self.first)
+def _ones(geometry, dtype, layout):
+    """The kernel of the depthwise convolution that adds up windows: a one, seen everywhere."""
+    channels, window = geometry.channels, geometry.window
+    shape = (channels, 1, *window) if layout == "channels_first" else (*window, 1, channels)
+    return np.broadcast_to(np.ones((), dtype), shape)
 
-    def check_gradient(self, dy):
-        if dy.shape != self.y_shape:
-            raise ValueError(f"dy must have the shape of the output, {self.y_shape}, got {dy.shape}")
 
-    def ones(self, dtype):
-        """The kernel of the depthwise convolution that adds up windows: a one, seen everywhere."""
-        shape = (self.channels, 1, *self.size) if self.first else (*self.size, 1, self.channels)
-        return np.broadcast_to(np.ones((), dtype), shape)
+def _cells(geometry, dtype):
+    """How many cells a window has, as a number of this dtype."""
+    return np.prod(geometry.window, dtype=np.float64).astype(dtype)
 
 
 def _max_pool(rank, x, size, stride, padding, layout, out):
     x = as_array("x", x)
-    window = _Window(rank, x.shape, size, stride, padding, layout)
-    y = as_output(out, window.y_shape, x.dtype, (x,))
-    _core.max_pool_forward(window.geometry, x, y)
+    geometry = _geometry(rank, x.shape, size, stride, padding, layout)
+    y = as_output(out, geometry.y_shape, x.dtype, (x,))
+    _core.max_pool_forward(geometry, x, y)
     return y if out is None else out
 
 
 def _max_pool_backward(rank, dy, x, size, stride, padding, layout):
     x = as_array("x", x)
     dy = as_array("dy", dy, x.dtype)
-    window = _Window(rank, x.shape, size, stride, padding, layout)
-    window.check_gradient(dy)
+    geometry = _geometry(rank, x.shape, size, stride, padding, layout)
+    _check_gradient(dy, geometry)
     dx = np.empty(x.shape, x.dtype)
-    _core.max_pool_backward(window.geometry, dy, x, dx)
+    _core.max_pool_backward(geometry, dy, x, dx)
     return dx
 
 
 def _avg_pool(rank, x, size, stride, padding, layout, out):
     x = as_array("x", x)
-    window = _Window(rank, x.shape, size, stride, padding, layout)
-    y = as_output(out, window.y_shape, x.dtype, (x,))
-    _core.conv_forward(window.geometry, x, window.ones(x.dtype), None, y, _core.ACTIVATIONS[None])
-    y /= np.prod(window.size, dtype=np.float64).astype(x.dtype)
+    geometry = _geometry(rank, x.shape, size, stride, padding, layout)
+    y = as_output(out, geometry.y_shape, x.dtype, (x,))
+    _core.conv_forward(geometry, x, _ones(geometry, x.dtype, layout), None, y, _core.ACTIVATIONS[None])
+    y /= _cells(geometry, x.dtype)
     return y if out is None else out
 
 
 def _avg_pool_backward(rank, dy, x_shape, size, stride, padding, layout):
     dy = as_array("dy", dy)
-    window = _Window(rank, tuple(x_shape), size, stride, padding, layout)
-    window.check_gradient(dy)
-    dx = np.empty(window.x_shape, dy.dtype)
-    shares = dy / np.prod(window.size, dtype=np.float64).astype(dy.dtype)
-    _core.conv_backward_data(window.geometry, shares, window.ones(dy.dtype), None, dx)
+    x_shape = tuple(integer("x_shape", extent, 0) for extent in x_shape)
+    geometry = _geometry(rank, x_shape, size, stride, padding, layout)
+    _check_gradient(dy, geometry)
+    dx = np.empty(x_shape, dy.dtype)
+    _core.conv_backward_data(geometry, dy / _cells(geometry, dy.dtype), _ones(geometry, dy.dtype, layout), None, dx)
     return dx
 
 

@@ -1,4 +1,5 @@
-/* The floating-point mode of a thread. */
+/* The floating-point mode of a thread. Rounding and the treatment of subnormals are set per thread, and a result must
+ * not depend on which thread made it. */
 #include "runtime.h"
 
 #if defined(__SSE2__)
