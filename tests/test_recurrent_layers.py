@@ -307,7 +307,7 @@ def test_names_and_shapes_are_torchs(kind, stack, dtype):
 
 
 def test_params_are_writable_at_any_time(case, isa):
-    """Written in place, each is what the next call uses; and a cache of before keeps what forward used."""
+    """Written in place, each is what the next call uses."""
     y, _ = case.layer(case.x)
     for name, array in case.layer.params.items():
         array += 0.25
