@@ -37,16 +37,23 @@ class Limits:
     caches: dict  #: bytes by level
     method: str
 
-    def floor(self, flops, moved, dtype):
-        """The seconds below which the work cannot be done, and what sets them: "fma", or the memory that is read.
-
-        Memory is the last cache, or DRAM where the operands outgrow it.
-        """
-        last = max(self.caches, key=self.caches.get)
-        level = "DRAM" if moved > self.caches[last] else last
-        seconds = {"fma": flops / (self.fma[dtype] * 1e9), level: moved / (self.bandwidth[level] * 1e9)}
+    def floor(self, flops, traffic, dtype):
+        """The seconds below which the work cannot be done, and what sets them: "fma", or the memory that is read."""
+        level = self._level(traffic)
+        seconds = {"fma": flops / (self.fma[dtype] * 1e9), level: traffic.moved / (self.bandwidth[level] * 1e9)}
         bound = max(seconds, key=seconds.get)
         return seconds[bound], bound
+
+    def _level(self, traffic):
+        """The memory that serves a `Traffic`: a cache that holds it, or DRAM.
+
+        The last cache is shared; of the others each thread has its own, and an equal share of the bytes in it.
+        """
+        last = max(self.caches, key=self.caches.get)
+        for level, size in self.caches.items() if traffic.repeated else [(last, self.caches[last])]:
+            if traffic.held <= size * (1 if level == last else self.threads):
+                return level
+        return "DRAM"
 
     def best(self, other):
         """The better of two measurements, figure by figure."""

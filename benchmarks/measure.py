@@ -80,7 +80,7 @@ class Options:
 
     seconds: float  #: of a turn
     rounds: int
-    layouts: tuple  #: the variants of ours to show; None: all
+    variants: tuple  #: those of ours to show; None: all
 
 
 class Libraries:
@@ -141,7 +141,7 @@ class Libraries:
                 first = signature if first is None else first
                 if not agree(signature, first, case.dtype):
                     print(f"{case}: {process.name} {variant} computes something else; left out", file=sys.stderr)
-                elif process is not self.ours or self.options.layouts is None or variant in self.options.layouts:
+                elif process is not self.ours or self.options.variants is None or variant in self.options.variants:
                     turns.append((process, variant))
         return turns
 
@@ -151,7 +151,7 @@ def rows(case, samples, limits):
     peers = {name: _best(variants) for name, variants in samples.items() if name != OURS}
     problem = problems.parse(case.operator, case.problem)
     flops = problem.flops(case.pass_)
-    floor, bound = limits.floor(flops, problem.bytes(case.pass_, case.dtype), case.dtype)
+    floor, bound = limits.floor(flops, problem.traffic(case.pass_, case.dtype), case.dtype)
     for variant, seconds in samples.get(OURS, {}).items():
         best = min(seconds)
         yield {"operator": case.operator, "pass": case.pass_, "dtype": case.dtype, "threads": limits.threads,

@@ -1,23 +1,37 @@
 """What is measured: shapes as data, one line of text each, and what their arithmetic and their arrays come to.
 
 The line is the benchmark's id, what ``--only`` looks in and what ``--problem`` takes. A convolution's is
-``N,C,H,W,K,kernel,stride,padding,groups``, the kernel square and the padding on all four sides:
+``N,C,H,W,K,kernel,stride,padding,groups``, the kernel square and the padding on all four sides; that of a recurrent
+layer its cell and ``T,B,I,H``:
 
 >>> problem = parse("conv", "1,64,56,56,64,3,1,1,1")
 >>> problem.out, problem.flops("forward")
 ((56, 56), 225738752)
 >>> str(problem)
 '1,64,56,56,64,3,1,1,1'
+>>> parse("rnn", "LSTM 100,1,64,128").flops("inference")
+19660800
 """
 
 import math
 from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-PASSES = ("forward", "backward_data", "backward_weights", "backward")
 LAYOUTS = ("channels_last", "channels_first")
+FORMS = ("array", "layer", "frozen")
 DTYPES = ("float32", "float64")
+GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  #: of a recurrent layer, by PyTorch's names
+
+
+class Traffic(NamedTuple):
+    """What has to come from memory, whatever the algorithm."""
+
+    moved: int  #: bytes in all
+    held: int  #: bytes that a cache must hold to be where they come from
+    repeated: bool  #: read again and again, so they come from the smallest such cache; otherwise the last one counts
 
 
 def valid_taps(size, kernel, stride, padding):
@@ -57,6 +71,8 @@ class Convolution:
     padding: int
     groups: int
 
+    passes = ("forward", "backward_data", "backward_weights", "backward")
+
     def __post_init__(self):
         if self.padding < 0 or any(value < 1 for name, value in vars(self).items() if name != "padding"):
             raise ValueError(f"sizes must be at least 1 and padding at least 0: {self}")
@@ -92,10 +108,11 @@ class Convolution:
         products = 2 if pass_ == "backward" else 1
         return 2 * products * self.N * taps * self.C // self.groups * self.K
 
-    def bytes(self, pass_, dtype):
-        """Of the operands and results, each moved once."""
+    def traffic(self, pass_, dtype):
+        """The operands and results, each moved once."""
         x, w, _, y = (math.prod(shape) for shape in self.shapes.values())
-        return np.dtype(dtype).itemsize * (2 * x + 2 * w + y if pass_ == "backward" else x + w + y)
+        moved = np.dtype(dtype).itemsize * (2 * x + 2 * w + y if pass_ == "backward" else x + w + y)
+        return Traffic(moved, moved, repeated=False)
 
     def operands(self, dtype):
         """x, w, b, dy in channels_first: normal random numbers, the same in every process."""
@@ -103,8 +120,70 @@ class Convolution:
         return {name: rng.standard_normal(shape).astype(dtype) for name, shape in self.shapes.items()}
 
 
+@dataclass(frozen=True)
+class Recurrence:
+    """One recurrent layer, with biases and a first state, over B sequences of T steps.
+
+    The passes are "inference"; "training": inference and BPTT, with the gradients of all parameters, of x and of the
+    first state; and "step": inference of one step, as in a stream.
+    """
+
+    cell: str
+    T: int
+    B: int
+    I: int  # noqa: E741 - the letter of the legend
+    H: int
+
+    def __post_init__(self):
+        if self.cell not in GATES:
+            raise ValueError(f"the cell is one of {', '.join(GATES)}, not {self.cell!r}")
+        if min(self.T, self.B, self.I, self.H) < 1:
+            raise ValueError(f"sizes must be at least 1: {self}")
+
+    def __str__(self):
+        return f"{self.cell} {self.T},{self.B},{self.I},{self.H}"
+
+    @classmethod
+    def parse(cls, text):
+        try:
+            cell, sizes = text.split()
+            return cls(cell.upper(), *map(int, sizes.split(",")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a recurrent layer is CELL T,B,I,H; {text!r}: {error}") from None
+
+    @property
+    def passes(self):
+        return ("inference", "training", "step") if self.T == 1 else ("inference", "training")
+
+    @property
+    def shapes(self):
+        """Of the parameters, by PyTorch's names, x, dy and the first state, whose c only an LSTM has."""
+        rows = GATES[self.cell] * self.H
+        shapes = {"weight_ih": (rows, self.I), "weight_hh": (rows, self.H), "bias_ih": (rows,), "bias_hh": (rows,),
+                  "x": (self.T, self.B, self.I), "dy": (self.T, self.B, self.H), "h": (self.B, self.H)}
+        return shapes | {"c": (self.B, self.H)} if self.cell == "LSTM" else shapes
+
+    def flops(self, pass_):
+        """Two for each multiply-add of the two products of each step; BPTT has two products for each of them."""
+        products = 3 if pass_ == "training" else 1
+        return 2 * products * self.T * self.B * GATES[self.cell] * self.H * (self.I + self.H)
+
+    def traffic(self, pass_, dtype):
+        """w_hh once a step, w_ih once, from where w_hh fits; BPTT reads both as often again. Activations are free."""
+        directions = 2 if pass_ == "training" else 1
+        w_ih, w_hh = (np.dtype(dtype).itemsize * math.prod(self.shapes[f"weight_{name}"]) for name in ("ih", "hh"))
+        return Traffic(directions * (self.T * w_hh + w_ih), w_hh, repeated=True)
+
+    def operands(self, dtype):
+        """The arrays of `shapes`, the same in every process: parameters within 1/sqrt(H), PyTorch's start."""
+        rng = np.random.default_rng(0)
+        bounds = dict.fromkeys(self.shapes, 1.0) | dict.fromkeys(PARAMETERS, 1 / math.sqrt(self.H))
+        return {name: rng.uniform(-bounds[name], bounds[name], shape).astype(dtype)
+                for name, shape in self.shapes.items()}
+
+
 #: What a name in a request or on the command line is parsed with.
-OPERATORS = {"conv": Convolution, "call": Convolution}
+OPERATORS = {"conv": Convolution, "call": Convolution, "rnn": Recurrence}
 
 
 def parse(operator, text):
@@ -113,13 +192,28 @@ def parse(operator, text):
 
 
 #: Calls of which the arithmetic is nothing.
-CALL = ["1,1,1,1,1,1,1,0,1", "1,1,28,28,1,3,1,0,1", "1,1,28,28,8,3,1,0,1"]
+_CALLS = ["1,1,1,1,1,1,1,0,1", "1,1,28,28,1,3,1,0,1", "1,1,28,28,8,3,1,0,1"]
 
 #: Small images, first layers, the body of residual networks, strided 1x1, depthwise, one large kernel.
-CONV = [
+_CONVOLUTIONS = [
     "1,1,28,28,1,3,1,0,1", "1,1,28,28,8,3,1,0,1", "32,1,28,28,8,3,1,0,1", "32,16,14,14,32,3,1,1,1",
     "64,32,8,8,64,3,1,1,1", "1,3,224,224,64,7,2,3,1", "1,64,56,56,64,1,1,0,1",
     *(f"1,{channels},{side},{side},{channels},3,1,1,1" for channels in (64, 128, 256) for side in (56, 28, 14)),
     "1,512,7,7,512,3,1,1,1", "1,1024,14,14,2048,1,2,0,1", "16,64,56,56,64,3,1,1,1", "16,256,14,14,256,3,1,1,1",
     "1,32,112,112,32,3,1,1,32", "1,512,14,14,512,3,1,1,512", "1,1,1024,1024,1,11,1,5,1", "8,3,32,32,16,5,1,2,1",
 ]
+
+#: One row and batches, from weights that fit the first cache to some that no second cache holds.
+_SEQUENCES = [f"{cell} {sizes}" for cell in GATES for sizes in (
+    "1,1,64,128", "100,1,64,128", "50,32,64,128", "50,32,128,512", "25,16,512,512", "25,32,1024,1024", "150,16,256,256",
+    "1000,1,1,32", "100,1,256,1024", "20,64,28,128")]
+
+#: One step of one row.
+_STEPS = [f"{cell} 1,1,{size},{size}" for cell in GATES for size in (32, 128, 256)]
+
+#: The problems of every operator, by pass.
+LINES = {
+    "conv": dict.fromkeys(Convolution.passes, _CONVOLUTIONS),
+    "call": dict.fromkeys(Convolution.passes, _CALLS),
+    "rnn": {"inference": _SEQUENCES, "training": _SEQUENCES, "step": _STEPS},
+}

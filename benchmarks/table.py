@@ -17,7 +17,7 @@ def header(machine, versions, limits, options):
     return "\n".join(lines)
 
 
-def conv_tables(rows):
+def comparisons(rows):
     """A table for every pass, dtype and number of threads, and the geometric means of them all."""
     alone = {_key(row): row["us"] for row in rows if row["threads"] == 1}
     parts = []
@@ -67,7 +67,7 @@ def _grouped(rows, *names):
 
 def _cells(row, alone):
     """A row as {heading: text}; `alone` is its time with one thread."""
-    cells = {"problem": row["problem"], "layout": row["variant"], "us": _time(row["us"]),
+    cells = {"problem": row["problem"], "variant": row["variant"], "us": _time(row["us"]),
              "median": _time(row["median_us"]), "GFLOP/s": f"{row['gflops']:.1f}", "% limit": f"{row['percent']:.1f}",
              "limit": row["limited_by"]}
     if alone is not None:
@@ -79,8 +79,8 @@ def _cells(row, alone):
 
 def _means(rows):
     """Of the share of the limit, and of the ratio to each peer with its least and the rows where the peer is ahead."""
-    for (pass_, dtype, threads, layout), group in _grouped(rows, "pass", "dtype", "threads", "variant").items():
-        cells = {"pass": pass_, "dtype": dtype, "threads": str(threads), "layout": layout, "rows": str(len(group)),
+    for (pass_, dtype, threads, variant), group in _grouped(rows, "pass", "dtype", "threads", "variant").items():
+        cells = {"pass": pass_, "dtype": dtype, "threads": str(threads), "variant": variant, "rows": str(len(group)),
                  "% limit": f"{geometric_mean(row['percent'] for row in group):.1f}"}
         for name in dict.fromkeys(name for row in rows for name in row["peers"]):
             ratios = [row["peers"][name]["ratio"] for row in group if name in row["peers"]]

@@ -3,18 +3,34 @@
 Each function here takes the name of an argument and says, where it is wrong, what was given and what was expected.
 """
 
+from __future__ import annotations
+
 import operator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _core
+
+if TYPE_CHECKING:  # numpy.typing takes longer to import than this package
+    from collections.abc import Iterable, Mapping
+    from typing import SupportsIndex, TypeVar
+
+    from numpy.typing import ArrayLike
+
+    PerAxis = SupportsIndex | tuple[SupportsIndex, ...] | list[int]
+    ExplicitPadding = SupportsIndex | tuple[PerAxis, ...] | list[Any]
+    Padding = str | ExplicitPadding
+    Pairs = tuple[tuple[int, int], ...]  # (low, high) for each axis
+
+    T = TypeVar("T")
 
 LAYOUTS = ("channels_last", "channels_first")
 PADDINGS = ("valid", "same", "same_lower", "full", "causal")
 _LARGEST = 2**63 - 1
 
 
-def as_array(name, value, dtype=None):
+def as_array(name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.ndarray:
     """value as an aligned array of float32 or float64 (or of dtype), a copy only where it has to be one.
 
     Takes anything with ``__array__``, the buffer protocol or DLPack on the CPU.
@@ -25,7 +41,7 @@ def as_array(name, value, dtype=None):
     return array
 
 
-def _plain_array(name, value):
+def _plain_array(name: str, value: Any) -> np.ndarray:
     if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
         value = np.from_dlpack(value)
     array = np.asarray(value)
@@ -35,7 +51,7 @@ def _plain_array(name, value):
     return array if _core.is_plain(array) else array.copy()
 
 
-def as_vector(name, value, size, dtype):
+def as_vector(name: str, value: ArrayLike | None, size: int, dtype: np.dtype) -> np.ndarray | None:
     """value as a contiguous array of shape (size,), or None."""
     if value is None:
         return None
@@ -45,7 +61,8 @@ def as_vector(name, value, size, dtype):
     return np.ascontiguousarray(array)
 
 
-def as_output(out, shape, dtype, inputs):
+def as_output(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype,
+              inputs: Iterable[np.ndarray | None]) -> np.ndarray:
     """A new array, or out if it can take the result: shape, dtype, C-contiguous, writable, no part of an input."""
     if out is None:
         return np.empty(shape, dtype)
@@ -63,7 +80,7 @@ def as_output(out, shape, dtype, inputs):
     return out.view(np.ndarray)
 
 
-def integer(name, value, low):
+def integer(name: str, value: Any, low: int) -> int:
     """value as an int in [low, 2**63)."""
     try:
         number = operator.index(value)
@@ -74,7 +91,7 @@ def integer(name, value, low):
     return number
 
 
-def per_axis(name, value, rank):
+def per_axis(name: str, value: Any, rank: int) -> tuple[int, ...]:
     """An int >= 1 for each of rank axes, from one int or a sequence of them."""
     if type(value) is int and 0 < value <= _LARGEST:
         return (value,) * rank
@@ -85,7 +102,7 @@ def per_axis(name, value, rank):
     return (integer(name, value, 1),) * rank
 
 
-def choice(name, value, choices):
+def choice(name: str, value: Any, choices: Mapping[Any, T]) -> T:
     """choices[value], or a ValueError that lists them."""
     try:
         return choices[value]
@@ -93,14 +110,14 @@ def choice(name, value, choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}") from None
 
 
-def channels_first(layout):
+def channels_first(layout: str) -> bool:
     """Whether layout is "channels_first"; a ValueError if it is neither."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be 'channels_last' or 'channels_first', got {layout!r}")
     return layout == "channels_first"
 
 
-def explicit_padding(padding, rank):
+def explicit_padding(padding: ExplicitPadding, rank: int) -> Pairs:
     """A (low, high) pair for each axis, from an int or from a sequence of ints or pairs, one per axis."""
     if type(padding) is int and 0 <= padding <= _LARGEST:
         return ((padding, padding),) * rank
@@ -114,7 +131,7 @@ def explicit_padding(padding, rank):
     return (_pair(padding),) * rank
 
 
-def _pair(item):
+def _pair(item: PerAxis) -> tuple[int, int]:
     if isinstance(item, (tuple, list, np.ndarray)):
         if len(item) != 2:
             raise ValueError(f"padding along an axis must be an int or a (low, high) pair, got {item!r}")
@@ -123,7 +140,8 @@ def _pair(item):
     return number, number
 
 
-def resolve_padding(padding, rank, x_shape, w_shape, stride, dilation, first):
+def resolve_padding(padding: Padding, rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: PerAxis,
+                    dilation: PerAxis, first: bool) -> int | Pairs:
     """A (low, high) pair for each axis, from what explicit_padding takes or a name of PADDINGS."""
     if not isinstance(padding, str):
         return explicit_padding(padding, rank)
@@ -140,7 +158,7 @@ def resolve_padding(padding, rank, x_shape, w_shape, stride, dilation, first):
         size, kernel, per_axis("stride", stride, rank), per_axis("dilation", dilation, rank), strict=True))
 
 
-def _named_pair(padding, size, kernel, stride, dilation):
+def _named_pair(padding: str, size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
     """padding along one axis; extent of the kernel: dilation*(kernel - 1) + 1."""
     reach = dilation * (kernel - 1)
     if padding == "full":

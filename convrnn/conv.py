@@ -4,14 +4,30 @@ Letters: N batch, C in-channels, K out-channels, D H W image, KD KH KW kernel, O
 of a scalar loss whose gradient at y is dy.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from . import _core
 from .arguments import (as_array, as_output, as_vector, channels_first, choice, explicit_padding, integer, per_axis,
                         resolve_padding)
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import SupportsIndex
 
-def _geometry(rank, x_shape, w_shape, stride, padding, dilation, groups, layout, padding_mode):
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from .arguments import ExplicitPadding, Padding, PerAxis
+
+    # dx, dw, db. None where not needed, but Any says so: what was asked for is there, and need not be checked for None.
+    Gradients = tuple[np.ndarray | Any, np.ndarray | Any, np.ndarray | Any]
+
+
+def _geometry(rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: PerAxis, padding: Padding,
+              dilation: PerAxis, groups: SupportsIndex, layout: str, padding_mode: str) -> _core.Geometry:
     """The convolution of arrays of these shapes, its options resolved. Plain ints pass as they are: they are checked
     further down, and most calls have nothing else."""
     if type(stride) is not int:
@@ -27,7 +43,9 @@ def _geometry(rank, x_shape, w_shape, stride, padding, dilation, groups, layout,
                           choice("padding_mode", padding_mode, _core.PAD_MODES))
 
 
-def _transposed_geometry(rank, x_shape, w_shape, stride, padding, output_padding, dilation, groups, layout):
+def _transposed_geometry(rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: PerAxis,
+                         padding: ExplicitPadding, output_padding: PerAxis, dilation: PerAxis, groups: SupportsIndex,
+                         layout: str) -> _core.Geometry:
     """The convolution whose input gradient this transposed one is: x_shape and y_shape are exchanged."""
     return _core.Geometry.of_transposed(
         rank, channels_first(layout), x_shape, w_shape, per_axis("stride", stride, rank),
@@ -35,13 +53,13 @@ def _transposed_geometry(rank, x_shape, w_shape, stride, padding, output_padding
         integer("groups", groups, 1))
 
 
-def _flipped(w, rank, layout):
+def _flipped(w: np.ndarray, rank: int, layout: str) -> np.ndarray:
     """w, a view, with its kernel axes reversed."""
     kernel = (slice(None, None, -1),) * rank
     return w[(slice(None), slice(None), *kernel)] if layout == "channels_first" else w[kernel]
 
 
-def _output_padding(output_padding, rank):
+def _output_padding(output_padding: PerAxis, rank: int) -> tuple[int, ...]:
     """An int >= 0 for each axis."""
     if isinstance(output_padding, (tuple, list, np.ndarray)):
         if len(output_padding) != rank:
@@ -53,7 +71,7 @@ def _output_padding(output_padding, rank):
 # ---- any rank ----
 
 
-def _resolve_algorithm(algorithm):
+def _resolve_algorithm(algorithm: str) -> str:
     """The algorithm that runs: the direct one, so far the only one that applies to any convolution."""
     if algorithm in ("auto", "direct"):
         return "direct"
@@ -62,19 +80,23 @@ def _resolve_algorithm(algorithm):
     raise ValueError(f"algorithm must be 'auto', 'direct' or 'winograd', got {algorithm!r}")
 
 
-def _conv(rank, x, w, b, stride, padding, dilation, groups, layout, flip, padding_mode, activation, algorithm, out):
+def _conv(rank: int, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, stride: PerAxis, padding: Padding,
+          dilation: PerAxis, groups: SupportsIndex, layout: str, flip: bool, padding_mode: str, activation: str | None,
+          algorithm: str, out: np.ndarray | None) -> np.ndarray:
     x = as_array("x", x)
     w = as_array("w", w, x.dtype)
     _resolve_algorithm(algorithm)
-    activation = choice("activation", activation, _core.ACTIVATIONS)
+    fused = choice("activation", activation, _core.ACTIVATIONS)
     geometry = _geometry(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode)
     b = as_vector("b", b, geometry.filters, x.dtype)
     y = as_output(out, geometry.y_shape, x.dtype, (x, w, b))
-    _core.conv_forward(geometry, x, _flipped(w, rank, layout) if flip else w, b, y, activation)
+    _core.conv_forward(geometry, x, _flipped(w, rank, layout) if flip else w, b, y, fused)
     return y if out is None else out
 
 
-def _conv_backward(rank, dy, x, w, stride, padding, dilation, groups, layout, flip, padding_mode, algorithm, needs):
+def _conv_backward(rank: int, dy: ArrayLike, x: ArrayLike, w: ArrayLike, stride: PerAxis, padding: Padding,
+                   dilation: PerAxis, groups: SupportsIndex, layout: str, flip: bool, padding_mode: str,
+                   algorithm: str, needs: Iterable[str]) -> Gradients:
     x = as_array("x", x)
     w = as_array("w", w, x.dtype)
     dy = as_array("dy", dy, x.dtype)
@@ -83,19 +105,20 @@ def _conv_backward(rank, dy, x, w, stride, padding, dilation, groups, layout, fl
     geometry = _geometry(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode)
     if dy.shape != geometry.y_shape:
         raise ValueError(f"dy must have the shape of the output, {geometry.y_shape}, got {dy.shape}")
-    dx = np.empty(x.shape, x.dtype) if need_x else None
-    dw = np.empty(w.shape, x.dtype) if need_w else None
-    db = np.empty(geometry.filters, x.dtype) if need_b else None
+    dx = dw = db = None
     if need_x:
+        dx = np.empty(x.shape, x.dtype)
         _core.conv_backward_data(geometry, dy, _flipped(w, rank, layout) if flip else w, None, dx)
     if need_w:
+        dw = np.empty(w.shape, x.dtype)
         _core.conv_backward_weights(geometry, dy, x, _flipped(dw, rank, layout) if flip else dw)
     if need_b:
+        db = np.empty(geometry.filters, x.dtype)
         _core.conv_backward_bias(geometry, dy, db)
     return dx, dw, db
 
 
-def _parse_needs(needs):
+def _parse_needs(needs: Iterable[str]) -> tuple[bool, bool, bool]:
     needs = tuple(needs)
     for name in needs:
         if name not in ("x", "w", "b"):
@@ -103,7 +126,9 @@ def _parse_needs(needs):
     return "x" in needs, "w" in needs, "b" in needs
 
 
-def _conv_transpose(rank, x, w, b, stride, padding, output_padding, dilation, groups, layout, out):
+def _conv_transpose(rank: int, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, stride: PerAxis,
+                    padding: ExplicitPadding, output_padding: PerAxis, dilation: PerAxis, groups: SupportsIndex,
+                    layout: str, out: np.ndarray | None) -> np.ndarray:
     x = as_array("x", x)
     w = as_array("w", w, x.dtype)
     geometry = _transposed_geometry(rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups, layout)
@@ -113,7 +138,9 @@ def _conv_transpose(rank, x, w, b, stride, padding, output_padding, dilation, gr
     return y if out is None else out
 
 
-def _conv_transpose_backward(rank, dy, x, w, stride, padding, output_padding, dilation, groups, layout, needs):
+def _conv_transpose_backward(rank: int, dy: ArrayLike, x: ArrayLike, w: ArrayLike, stride: PerAxis,
+                             padding: ExplicitPadding, output_padding: PerAxis, dilation: PerAxis,
+                             groups: SupportsIndex, layout: str, needs: Iterable[str]) -> Gradients:
     x = as_array("x", x)
     w = as_array("w", w, x.dtype)
     dy = as_array("dy", dy, x.dtype)
@@ -121,12 +148,12 @@ def _conv_transpose_backward(rank, dy, x, w, stride, padding, output_padding, di
     geometry = _transposed_geometry(rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups, layout)
     if dy.shape != geometry.x_shape:
         raise ValueError(f"dy must have the shape of the output, {geometry.x_shape}, got {dy.shape}")
-    dx = np.empty(x.shape, x.dtype) if need_x else None
-    dw = np.empty(w.shape, x.dtype) if need_w else None
-    db = None
+    dx = dw = db = None
     if need_x:
+        dx = np.empty(x.shape, x.dtype)
         _core.conv_forward(geometry, dy, w, None, dx, _core.ACTIVATIONS[None])
     if need_w:
+        dw = np.empty(w.shape, x.dtype)
         _core.conv_backward_weights(geometry, x, dy, dw)
     if need_b:
         db = np.empty(geometry.channels, x.dtype)
@@ -137,8 +164,10 @@ def _conv_transpose_backward(rank, dy, x, w, stride, padding, output_padding, di
 # ---- forward ----
 
 
-def conv1d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last", flip=False,
-           padding_mode="constant", activation=None, algorithm="auto", out=None):
+def conv1d(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None, *, stride: PerAxis = 1, padding: Padding = 0,
+           dilation: PerAxis = 1, groups: SupportsIndex = 1, layout: str = "channels_last", flip: bool = False,
+           padding_mode: str = "constant", activation: str | None = None, algorithm: str = "auto",
+           out: np.ndarray | None = None) -> np.ndarray:
     """Convolution of signals; see :func:`conv2d`.
 
     Parameters
@@ -163,8 +192,10 @@ def conv1d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, layout="c
                  out)
 
 
-def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last", flip=False,
-           padding_mode="constant", activation=None, algorithm="auto", out=None):
+def conv2d(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None, *, stride: PerAxis = 1, padding: Padding = 0,
+           dilation: PerAxis = 1, groups: SupportsIndex = 1, layout: str = "channels_last", flip: bool = False,
+           padding_mode: str = "constant", activation: str | None = None, algorithm: str = "auto",
+           out: np.ndarray | None = None) -> np.ndarray:
     """Convolution of images: one small kernel, shared over all positions.
 
     ``y[n,o,p,k] = act(b[k] + sum_{i,j,c} w[i,j,c,k] x[n, o*sh + i*dh - low_h, p*sw + j*dw - low_w, c])``, with
@@ -224,8 +255,10 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, layout="c
                  out)
 
 
-def conv3d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last", flip=False,
-           padding_mode="constant", activation=None, algorithm="auto", out=None):
+def conv3d(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None, *, stride: PerAxis = 1, padding: Padding = 0,
+           dilation: PerAxis = 1, groups: SupportsIndex = 1, layout: str = "channels_last", flip: bool = False,
+           padding_mode: str = "constant", activation: str | None = None, algorithm: str = "auto",
+           out: np.ndarray | None = None) -> np.ndarray:
     """Convolution of volumes; see :func:`conv2d`.
 
     Parameters
@@ -250,8 +283,10 @@ def conv3d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, layout="c
 # ---- backward ----
 
 
-def conv1d_backward(dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last", flip=False,
-                    padding_mode="constant", algorithm="auto", needs=("x", "w", "b")):
+def conv1d_backward(dy: ArrayLike, x: ArrayLike, w: ArrayLike, *, stride: PerAxis = 1, padding: Padding = 0,
+                    dilation: PerAxis = 1, groups: SupportsIndex = 1, layout: str = "channels_last",
+                    flip: bool = False, padding_mode: str = "constant", algorithm: str = "auto",
+                    needs: Iterable[str] = ("x", "w", "b")) -> Gradients:
     """Gradients of :func:`conv1d`; see :func:`conv2d_backward`.
 
     Examples
@@ -265,8 +300,10 @@ def conv1d_backward(dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, layo
     return _conv_backward(1, dy, x, w, stride, padding, dilation, groups, layout, flip, padding_mode, algorithm, needs)
 
 
-def conv2d_backward(dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last", flip=False,
-                    padding_mode="constant", algorithm="auto", needs=("x", "w", "b")):
+def conv2d_backward(dy: ArrayLike, x: ArrayLike, w: ArrayLike, *, stride: PerAxis = 1, padding: Padding = 0,
+                    dilation: PerAxis = 1, groups: SupportsIndex = 1, layout: str = "channels_last",
+                    flip: bool = False, padding_mode: str = "constant", algorithm: str = "auto",
+                    needs: Iterable[str] = ("x", "w", "b")) -> Gradients:
     """Gradients of :func:`conv2d` from that of its output: convolutions again.
 
     ``dw[i,j,c,k] = sum_{n,o,p} dy[n,o,p,k] x[n, o*sh + i*dh - low_h, p*sw + j*dw - low_w, c]`` is the convolution of x
@@ -303,8 +340,10 @@ def conv2d_backward(dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, layo
     return _conv_backward(2, dy, x, w, stride, padding, dilation, groups, layout, flip, padding_mode, algorithm, needs)
 
 
-def conv3d_backward(dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last", flip=False,
-                    padding_mode="constant", algorithm="auto", needs=("x", "w", "b")):
+def conv3d_backward(dy: ArrayLike, x: ArrayLike, w: ArrayLike, *, stride: PerAxis = 1, padding: Padding = 0,
+                    dilation: PerAxis = 1, groups: SupportsIndex = 1, layout: str = "channels_last",
+                    flip: bool = False, padding_mode: str = "constant", algorithm: str = "auto",
+                    needs: Iterable[str] = ("x", "w", "b")) -> Gradients:
     """Gradients of :func:`conv3d`; see :func:`conv2d_backward`.
 
     Examples
@@ -320,8 +359,10 @@ def conv3d_backward(dy, x, w, *, stride=1, padding=0, dilation=1, groups=1, layo
 # ---- transposed ----
 
 
-def conv_transpose1d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
-                     layout="channels_last", out=None):
+def conv_transpose1d(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None, *, stride: PerAxis = 1,
+                     padding: ExplicitPadding = 0, output_padding: PerAxis = 0, dilation: PerAxis = 1,
+                     groups: SupportsIndex = 1, layout: str = "channels_last",
+                     out: np.ndarray | None = None) -> np.ndarray:
     """Transposed convolution of signals; see :func:`conv_transpose2d`.
 
     Examples
@@ -334,8 +375,10 @@ def conv_transpose1d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dil
     return _conv_transpose(1, x, w, b, stride, padding, output_padding, dilation, groups, layout, out)
 
 
-def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
-                     layout="channels_last", out=None):
+def conv_transpose2d(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None, *, stride: PerAxis = 1,
+                     padding: ExplicitPadding = 0, output_padding: PerAxis = 0, dilation: PerAxis = 1,
+                     groups: SupportsIndex = 1, layout: str = "channels_last",
+                     out: np.ndarray | None = None) -> np.ndarray:
     """Transposed convolution of images: every pixel of x adds a copy of the kernel, times its value, to y.
 
     It is the input gradient of the convolution with the same w, from y to x.
@@ -375,8 +418,10 @@ def conv_transpose2d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dil
     return _conv_transpose(2, x, w, b, stride, padding, output_padding, dilation, groups, layout, out)
 
 
-def conv_transpose3d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
-                     layout="channels_last", out=None):
+def conv_transpose3d(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None, *, stride: PerAxis = 1,
+                     padding: ExplicitPadding = 0, output_padding: PerAxis = 0, dilation: PerAxis = 1,
+                     groups: SupportsIndex = 1, layout: str = "channels_last",
+                     out: np.ndarray | None = None) -> np.ndarray:
     """Transposed convolution of volumes; see :func:`conv_transpose2d`.
 
     Examples
@@ -388,14 +433,18 @@ def conv_transpose3d(x, w, b=None, *, stride=1, padding=0, output_padding=0, dil
     return _conv_transpose(3, x, w, b, stride, padding, output_padding, dilation, groups, layout, out)
 
 
-def conv_transpose1d_backward(dy, x, w, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
-                              layout="channels_last", needs=("x", "w", "b")):
+def conv_transpose1d_backward(dy: ArrayLike, x: ArrayLike, w: ArrayLike, *, stride: PerAxis = 1,
+                              padding: ExplicitPadding = 0, output_padding: PerAxis = 0, dilation: PerAxis = 1,
+                              groups: SupportsIndex = 1, layout: str = "channels_last",
+                              needs: Iterable[str] = ("x", "w", "b")) -> Gradients:
     """Gradients of :func:`conv_transpose1d`; see :func:`conv_transpose2d_backward`."""
     return _conv_transpose_backward(1, dy, x, w, stride, padding, output_padding, dilation, groups, layout, needs)
 
 
-def conv_transpose2d_backward(dy, x, w, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
-                              layout="channels_last", needs=("x", "w", "b")):
+def conv_transpose2d_backward(dy: ArrayLike, x: ArrayLike, w: ArrayLike, *, stride: PerAxis = 1,
+                              padding: ExplicitPadding = 0, output_padding: PerAxis = 0, dilation: PerAxis = 1,
+                              groups: SupportsIndex = 1, layout: str = "channels_last",
+                              needs: Iterable[str] = ("x", "w", "b")) -> Gradients:
     """Gradients of :func:`conv_transpose2d`: dx is a convolution of dy, dw one of dy with x.
 
     Parameters
@@ -412,8 +461,10 @@ def conv_transpose2d_backward(dy, x, w, *, stride=1, padding=0, output_padding=0
     return _conv_transpose_backward(2, dy, x, w, stride, padding, output_padding, dilation, groups, layout, needs)
 
 
-def conv_transpose3d_backward(dy, x, w, *, stride=1, padding=0, output_padding=0, dilation=1, groups=1,
-                              layout="channels_last", needs=("x", "w", "b")):
+def conv_transpose3d_backward(dy: ArrayLike, x: ArrayLike, w: ArrayLike, *, stride: PerAxis = 1,
+                              padding: ExplicitPadding = 0, output_padding: PerAxis = 0, dilation: PerAxis = 1,
+                              groups: SupportsIndex = 1, layout: str = "channels_last",
+                              needs: Iterable[str] = ("x", "w", "b")) -> Gradients:
     """Gradients of :func:`conv_transpose3d`; see :func:`conv_transpose2d_backward`."""
     return _conv_transpose_backward(3, dy, x, w, stride, padding, output_padding, dilation, groups, layout, needs)
 
@@ -421,7 +472,9 @@ def conv_transpose3d_backward(dy, x, w, *, stride=1, padding=0, output_padding=0
 # ---- questions about a convolution ----
 
 
-def conv_output_shape(x_shape, w_shape, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last"):
+def conv_output_shape(x_shape: Sequence[SupportsIndex], w_shape: Sequence[SupportsIndex], *, stride: PerAxis = 1,
+                      padding: Padding = 0, dilation: PerAxis = 1, groups: SupportsIndex = 1,
+                      layout: str = "channels_last") -> tuple[int, ...]:
     """The shape of conv1d, conv2d or conv3d, by the length of w_shape, of arrays of these shapes.
 
     Examples
@@ -433,8 +486,9 @@ def conv_output_shape(x_shape, w_shape, *, stride=1, padding=0, dilation=1, grou
     return _shapes_geometry(x_shape, w_shape, stride, padding, dilation, groups, layout).y_shape
 
 
-def conv_algorithm(x_shape, w_shape, *, stride=1, padding=0, dilation=1, groups=1, layout="channels_last",
-                   dtype=np.float32):
+def conv_algorithm(x_shape: Sequence[SupportsIndex], w_shape: Sequence[SupportsIndex], *, stride: PerAxis = 1,
+                   padding: Padding = 0, dilation: PerAxis = 1, groups: SupportsIndex = 1,
+                   layout: str = "channels_last", dtype: DTypeLike = np.float32) -> str:
     """The algorithm that algorithm="auto" takes for arrays of these shapes.
 
     Examples
@@ -449,10 +503,11 @@ def conv_algorithm(x_shape, w_shape, *, stride=1, padding=0, dilation=1, groups=
     return _resolve_algorithm("auto")
 
 
-def _shapes_geometry(x_shape, w_shape, stride, padding, dilation, groups, layout):
+def _shapes_geometry(x_shape: Sequence[SupportsIndex], w_shape: Sequence[SupportsIndex], stride: PerAxis,
+                     padding: Padding, dilation: PerAxis, groups: SupportsIndex, layout: str) -> _core.Geometry:
     rank = len(w_shape) - 2
     if rank not in (1, 2, 3):
         raise ValueError(f"w_shape must have 3, 4 or 5 entries, got {tuple(w_shape)}")
-    x_shape = tuple(integer("x_shape", size, 0) for size in x_shape)
-    w_shape = tuple(integer("w_shape", size, 0) for size in w_shape)
-    return _geometry(rank, x_shape, w_shape, stride, padding, dilation, groups, layout, "constant")
+    image = tuple(integer("x_shape", size, 0) for size in x_shape)
+    kernel = tuple(integer("w_shape", size, 0) for size in w_shape)
+    return _geometry(rank, image, kernel, stride, padding, dilation, groups, layout, "constant")

@@ -1,36 +1,50 @@
 """Pooling of arrays, forward and backward, in one and two dimensions. Letters as in conv.py."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from . import _core
 from .arguments import as_array, as_output, channels_first, explicit_padding, integer, per_axis
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import SupportsIndex
 
-def _geometry(rank, x_shape, size, stride, padding, layout):
+    from numpy.typing import ArrayLike
+
+    from .arguments import ExplicitPadding, PerAxis
+
+
+def _geometry(rank: int, x_shape: tuple[int, ...], size: PerAxis, stride: PerAxis | None, padding: ExplicitPadding,
+              layout: str) -> _core.Geometry:
     if stride is not None:
         stride = per_axis("stride", stride, rank)
     return _core.Geometry.of_pool(rank, channels_first(layout), x_shape, per_axis("size", size, rank), stride,
                                   explicit_padding(padding, rank))
 
 
-def _check_gradient(dy, geometry):
+def _check_gradient(dy: np.ndarray, geometry: _core.Geometry) -> None:
     if dy.shape != geometry.y_shape:
         raise ValueError(f"dy must have the shape of the output, {geometry.y_shape}, got {dy.shape}")
 
 
-def _ones(geometry, dtype, layout):
+def _ones(geometry: _core.Geometry, dtype: np.dtype, layout: str) -> np.ndarray:
     """The kernel of the depthwise convolution that adds up windows: a one, seen everywhere."""
     channels, window = geometry.channels, geometry.window
     shape = (channels, 1, *window) if layout == "channels_first" else (*window, 1, channels)
     return np.broadcast_to(np.ones((), dtype), shape)
 
 
-def _cells(geometry, dtype):
+def _cells(geometry: _core.Geometry, dtype: np.dtype) -> np.floating:
     """How many cells a window has, as a number of this dtype."""
     return np.prod(geometry.window, dtype=np.float64).astype(dtype)
 
 
-def _max_pool(rank, x, size, stride, padding, layout, out):
+def _max_pool(rank: int, x: ArrayLike, size: PerAxis, stride: PerAxis | None, padding: ExplicitPadding, layout: str,
+              out: np.ndarray | None) -> np.ndarray:
     x = as_array("x", x)
     geometry = _geometry(rank, x.shape, size, stride, padding, layout)
     y = as_output(out, geometry.y_shape, x.dtype, (x,))
@@ -38,7 +52,8 @@ def _max_pool(rank, x, size, stride, padding, layout, out):
     return y if out is None else out
 
 
-def _max_pool_backward(rank, dy, x, size, stride, padding, layout):
+def _max_pool_backward(rank: int, dy: ArrayLike, x: ArrayLike, size: PerAxis, stride: PerAxis | None,
+                       padding: ExplicitPadding, layout: str) -> np.ndarray:
     x = as_array("x", x)
     dy = as_array("dy", dy, x.dtype)
     geometry = _geometry(rank, x.shape, size, stride, padding, layout)
@@ -48,7 +63,8 @@ def _max_pool_backward(rank, dy, x, size, stride, padding, layout):
     return dx
 
 
-def _avg_pool(rank, x, size, stride, padding, layout, out):
+def _avg_pool(rank: int, x: ArrayLike, size: PerAxis, stride: PerAxis | None, padding: ExplicitPadding, layout: str,
+              out: np.ndarray | None) -> np.ndarray:
     x = as_array("x", x)
     geometry = _geometry(rank, x.shape, size, stride, padding, layout)
     y = as_output(out, geometry.y_shape, x.dtype, (x,))
@@ -57,22 +73,25 @@ def _avg_pool(rank, x, size, stride, padding, layout, out):
     return y if out is None else out
 
 
-def _avg_pool_backward(rank, dy, x_shape, size, stride, padding, layout):
+def _avg_pool_backward(rank: int, dy: ArrayLike, x_shape: Sequence[SupportsIndex], size: PerAxis,
+                       stride: PerAxis | None, padding: ExplicitPadding, layout: str) -> np.ndarray:
     dy = as_array("dy", dy)
-    x_shape = tuple(integer("x_shape", extent, 0) for extent in x_shape)
-    geometry = _geometry(rank, x_shape, size, stride, padding, layout)
+    shape = tuple(integer("x_shape", extent, 0) for extent in x_shape)
+    geometry = _geometry(rank, shape, size, stride, padding, layout)
     _check_gradient(dy, geometry)
-    dx = np.empty(x_shape, dy.dtype)
+    dx = np.empty(shape, dy.dtype)
     _core.conv_backward_data(geometry, dy / _cells(geometry, dy.dtype), _ones(geometry, dy.dtype, layout), None, dx)
     return dx
 
 
-def max_pool1d(x, size, *, stride=None, padding=0, layout="channels_last", out=None):
+def max_pool1d(x: ArrayLike, size: PerAxis, *, stride: PerAxis | None = None, padding: ExplicitPadding = 0,
+               layout: str = "channels_last", out: np.ndarray | None = None) -> np.ndarray:
     """Maxima of windows of signals; see :func:`max_pool2d`."""
     return _max_pool(1, x, size, stride, padding, layout, out)
 
 
-def max_pool2d(x, size, *, stride=None, padding=0, layout="channels_last", out=None):
+def max_pool2d(x: ArrayLike, size: PerAxis, *, stride: PerAxis | None = None, padding: ExplicitPadding = 0,
+               layout: str = "channels_last", out: np.ndarray | None = None) -> np.ndarray:
     """Maxima of windows of images: ``y[n,o,p,c] = max_{i,j} x[n, o*sh + i - low_h, p*sw + j - low_w, c]``.
 
     Parameters
@@ -108,12 +127,14 @@ def max_pool2d(x, size, *, stride=None, padding=0, layout="channels_last", out=N
     return _max_pool(2, x, size, stride, padding, layout, out)
 
 
-def max_pool1d_backward(dy, x, size, *, stride=None, padding=0, layout="channels_last"):
+def max_pool1d_backward(dy: ArrayLike, x: ArrayLike, size: PerAxis, *, stride: PerAxis | None = None,
+                        padding: ExplicitPadding = 0, layout: str = "channels_last") -> np.ndarray:
     """Gradient of :func:`max_pool1d`; see :func:`max_pool2d_backward`."""
     return _max_pool_backward(1, dy, x, size, stride, padding, layout)
 
 
-def max_pool2d_backward(dy, x, size, *, stride=None, padding=0, layout="channels_last"):
+def max_pool2d_backward(dy: ArrayLike, x: ArrayLike, size: PerAxis, *, stride: PerAxis | None = None,
+                        padding: ExplicitPadding = 0, layout: str = "channels_last") -> np.ndarray:
     """Gradient of :func:`max_pool2d`: dy goes to the first maximum, or NaN, of its window, row by row.
 
     Parameters
@@ -137,12 +158,14 @@ def max_pool2d_backward(dy, x, size, *, stride=None, padding=0, layout="channels
     return _max_pool_backward(2, dy, x, size, stride, padding, layout)
 
 
-def avg_pool1d(x, size, *, stride=None, padding=0, layout="channels_last", out=None):
+def avg_pool1d(x: ArrayLike, size: PerAxis, *, stride: PerAxis | None = None, padding: ExplicitPadding = 0,
+               layout: str = "channels_last", out: np.ndarray | None = None) -> np.ndarray:
     """Means of windows of signals; see :func:`avg_pool2d`."""
     return _avg_pool(1, x, size, stride, padding, layout, out)
 
 
-def avg_pool2d(x, size, *, stride=None, padding=0, layout="channels_last", out=None):
+def avg_pool2d(x: ArrayLike, size: PerAxis, *, stride: PerAxis | None = None, padding: ExplicitPadding = 0,
+               layout: str = "channels_last", out: np.ndarray | None = None) -> np.ndarray:
     """Means of windows of images: sums over the window divided by its full size, padding counted as zeros.
 
     Parameters
@@ -166,12 +189,16 @@ def avg_pool2d(x, size, *, stride=None, padding=0, layout="channels_last", out=N
     return _avg_pool(2, x, size, stride, padding, layout, out)
 
 
-def avg_pool1d_backward(dy, x_shape, size, *, stride=None, padding=0, layout="channels_last"):
+def avg_pool1d_backward(dy: ArrayLike, x_shape: Sequence[SupportsIndex], size: PerAxis, *,
+                        stride: PerAxis | None = None, padding: ExplicitPadding = 0,
+                        layout: str = "channels_last") -> np.ndarray:
     """Gradient of :func:`avg_pool1d`; see :func:`avg_pool2d_backward`."""
     return _avg_pool_backward(1, dy, x_shape, size, stride, padding, layout)
 
 
-def avg_pool2d_backward(dy, x_shape, size, *, stride=None, padding=0, layout="channels_last"):
+def avg_pool2d_backward(dy: ArrayLike, x_shape: Sequence[SupportsIndex], size: PerAxis, *,
+                        stride: PerAxis | None = None, padding: ExplicitPadding = 0,
+                        layout: str = "channels_last") -> np.ndarray:
     """Gradient of :func:`avg_pool2d`: each pixel of a window gets an equal share of dy.
 
     Parameters

@@ -1,19 +1,26 @@
 """The process: threads, instruction set, configuration, and the folder of the C header."""
 
+from __future__ import annotations
+
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import _core
 from ._version import __version__
 from .arguments import integer
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import SupportsIndex
 
-def set_num_threads(n):
+
+def set_num_threads(n: SupportsIndex) -> None:
     """Lets calls use up to n threads, the calling one included; 1 ends the idle ones. Results do not depend on it."""
     _core.set_num_threads(integer("n", n, 1))
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """The number of threads a call may use.
 
     At first CONVRNN_NUM_THREADS, else OMP_NUM_THREADS, else the processors this process may run on.
@@ -22,7 +29,7 @@ def get_num_threads():
 
 
 @contextlib.contextmanager
-def num_threads(n):
+def num_threads(n: SupportsIndex) -> Iterator[None]:
     """Sets the number of threads for a block, for the whole process.
 
     Examples
@@ -40,12 +47,12 @@ def num_threads(n):
         set_num_threads(before)
 
 
-def isa():
+def isa() -> str:
     """The instruction set in use: "generic", "avx2" or "avx512"; CONVRNN_ISA forces one."""
     return _core.isa()
 
 
-def get_include():
+def get_include() -> str:
     """The folder of convrnn.h, for C and Cython projects."""
     package = Path(__file__).parent
     for folder in (package / "include", package.parent / "csrc"):
@@ -54,7 +61,7 @@ def get_include():
     raise FileNotFoundError("convrnn.h is missing from this installation")
 
 
-def show_config():
+def show_config() -> None:
     """Prints versions, instruction sets and threads."""
     import numpy as np
 

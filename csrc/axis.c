@@ -207,7 +207,7 @@ int64_t cr_axis_tap_run(const struct cr_axis *axis, int64_t tap, int64_t *target
     return 1;
 }
 
-void cr_rectangles(const struct cr_axis axis[3], int64_t row, int64_t row_end, struct cr_rectangle *rectangle,
+void cr_rectangles(const struct cr_axis *axis, int64_t row, int64_t row_end, struct cr_rectangle *rectangle,
                    void (*visit)(void *context), void *context)
 {
     const int64_t height = axis[1].targets, width = axis[2].targets;

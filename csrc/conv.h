@@ -66,8 +66,8 @@ struct cr_rectangle {
     struct cr_pair *pairs[3]; /* room for cr_axis_pairs each */
 };
 
-/* Visits the rectangles that make up rows [row, row_end), a row being a (depth, height) pair of targets. */
-CR_HIDDEN void cr_rectangles(const struct cr_axis axis[3], int64_t row, int64_t row_end,
+/* axis [3]. Visits the rectangles that make up rows [row, row_end), a row being a (depth, height) pair of targets. */
+CR_HIDDEN void cr_rectangles(const struct cr_axis *axis, int64_t row, int64_t row_end,
                              struct cr_rectangle *rectangle, void (*visit)(void *context), void *context);
 
 /* -------------------------------------------------------------------------------------------------- gather ---- */

@@ -1,6 +1,8 @@
 """The benchmarks: what they count, what they compare, and that they run. No time is asserted."""
 
 import doctest
+import importlib
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -13,10 +15,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # the benchmarks are no part of an installed package
 
-from benchmarks import machine, measure, problems, table  # noqa: E402
+from benchmarks import machine, measure, peers, problems, table  # noqa: E402
 from benchmarks.__main__ import parse_arguments  # noqa: E402
 
 SMALLEST = "1,1,28,28,1,3,1,0,1"
+PASSES = problems.Convolution.passes
+LINES = [(operator, line) for operator, lines in problems.LINES.items()
+         for line in dict.fromkeys(line for pass_ in lines for line in lines[pass_])]
 
 
 def brute_force_macs(problem):
@@ -46,21 +51,36 @@ def test_valid_multiply_adds(kernel, stride, padding):
             assert problem.flops(pass_) == 2 * factor * count
 
 
-def test_bytes():
+def test_traffic():
     problem = problems.parse("conv", "2,4,5,6,8,3,1,1,2")
     x, w, y = 2 * 4 * 5 * 6, 8 * 2 * 9, 2 * 8 * 5 * 6
-    assert problem.bytes("forward", "float32") == 4 * (x + w + y)
-    assert problem.bytes("backward", "float64") == 8 * (2 * x + 2 * w + y)
+    forward, backward = 4 * (x + w + y), 8 * (2 * x + 2 * w + y)
+    assert problem.traffic("forward", "float32") == (forward, forward, False)
+    assert problem.traffic("backward", "float64") == (backward, backward, False)
 
 
-@pytest.mark.parametrize("line", [*problems.CONV, *problems.CALL])
-def test_lines_parse_and_print_back(line):
-    assert str(problems.parse("conv", line)) == line
+@pytest.mark.parametrize(("cell", "gates"), [("RNN", 1), ("LSTM", 4), ("GRU", 3)])
+def test_recurrent_multiply_adds_and_traffic(cell, gates):
+    problem = problems.parse("rnn", f"{cell} 7,5,2,3")
+    count = sum(1 for _step in range(7) for _row in range(5) for _gate in range(gates) for _unit in range(3)
+                for _source in [*range(2), *range(3)])
+    assert problem.flops("inference") == problem.flops("step") == 2 * count
+    assert problem.flops("training") == 6 * count
+    inputs, recurrent = 3 * gates * 2, 3 * gates * 3
+    assert problem.traffic("inference", "float32") == (4 * (7 * recurrent + inputs), 4 * recurrent, True)
+    assert problem.traffic("training", "float64") == (16 * (7 * recurrent + inputs), 8 * recurrent, True)
 
 
-def test_lines_are_different():
-    assert len(set(problems.CONV)) == len(problems.CONV)
-    assert SMALLEST in problems.CONV
+@pytest.mark.parametrize(("operator", "line"), LINES)
+def test_lines_parse_and_print_back(operator, line):
+    assert str(problems.parse(operator, line)) == line
+
+
+@pytest.mark.parametrize("operator", problems.LINES)
+def test_lines_are_different_and_have_their_passes(operator):
+    for pass_, lines in problems.LINES[operator].items():
+        assert len(set(lines)) == len(lines) > 0
+        assert all(pass_ in problems.parse(operator, line).passes for line in lines)
 
 
 @pytest.mark.parametrize("line", ["", "1,2,3", "1,1,4,4,1,3,1,0,1,1", "1,1,4,4,1,3,1,0,x", "0,1,4,4,1,3,1,0,1",
@@ -70,12 +90,34 @@ def test_other_lines_are_refused(line):
         problems.parse("conv", line)
 
 
+@pytest.mark.parametrize("line", ["", "LSTM", "1,1,2,3", "LSTM 1,1,2", "LSTM 1,1,2,3,4", "LSTM 1,1,2,x", "LSTM 0,1,2,3",
+                                  "LSTM 1,1,2,3 4", "CNN 1,1,2,3"])
+def test_other_recurrent_lines_are_refused(line):
+    with pytest.raises(ValueError, match="CELL T,B,I,H"):
+        problems.parse("rnn", line)
+
+
 def test_floor_is_the_larger_of_arithmetic_and_memory():
-    limits = machine.Limits(threads=1, fma={"float32": 100.0}, bandwidth={"L1": 400.0, "L2": 50.0, "DRAM": 10.0},
-                            caches={"L1": 1000, "L2": 8000}, method="")
-    assert limits.floor(2e6, 5000, "float32") == (pytest.approx(2e-5), "fma")
-    assert limits.floor(100, 5000, "float32") == (pytest.approx(1e-7), "L2")
-    assert limits.floor(100, 10000, "float32") == (pytest.approx(1e-6), "DRAM")
+    limits = limits_of(1)
+    moved_once = problems.Traffic(5000, 5000, repeated=False)
+    assert limits.floor(2e6, moved_once, "float32") == (pytest.approx(2e-5), "fma")
+    assert limits.floor(100, moved_once, "float32") == (pytest.approx(1e-7), "L2")
+    assert limits.floor(100, problems.Traffic(10000, 10000, repeated=False), "float32") == (pytest.approx(1e-6), "DRAM")
+
+
+@pytest.mark.parametrize(("threads", "held", "repeated", "level"), [
+    (1, 1000, True, "L1"), (1, 1001, True, "L2"), (2, 1001, True, "L1"), (2, 2001, True, "L2"), (1, 8000, True, "L2"),
+    (2, 8001, True, "DRAM"), (1, 1000, False, "L2"), (2, 8001, False, "DRAM")])
+def test_floor_finds_the_cache_that_holds_what_is_read(threads, held, repeated, level):
+    limits = limits_of(threads)
+    floor = limits.floor(1, problems.Traffic(10**6, held, repeated), "float32")
+    assert floor == (pytest.approx(10**6 / (limits.bandwidth[level] * 1e9)), level)
+
+
+def limits_of(threads):
+    """Made-up limits; the second cache is the last, which threads share."""
+    return machine.Limits(threads, fma={"float32": 100.0}, bandwidth={"L1": 400.0, "L2": 50.0, "DRAM": 10.0},
+                          caches={"L1": 1000, "L2": 8000}, method="")
 
 
 @pytest.mark.parametrize("compiler", [True, False])
@@ -102,6 +144,30 @@ def test_signatures_tell_results_apart():
         assert not measure.agree(measure.signature(other), signature, "float32")
 
 
+@pytest.mark.parametrize("dtype", problems.DTYPES)
+@pytest.mark.parametrize("line", [f"{cell} {sizes}" for cell in problems.GATES for sizes in ("5,3,4,6", "1,1,6,6")])
+def test_recurrent_variants_compute_the_same(line, dtype):
+    ours = importlib.import_module(f"benchmarks.peers.{measure.OURS}").rnn
+    libraries = {"ours": ours}
+    if importlib.util.find_spec("torch"):
+        libraries["torch"] = importlib.import_module("benchmarks.peers.torch").rnn
+    problem = problems.parse("rnn", line)
+    state = 2 if problem.cell == "LSTM" else 1
+    for pass_ in problem.passes:
+        signatures = {}
+        for name, function in libraries.items():
+            prepare = peers.methods("", {"rnn": function})["prepare"]
+            signatures |= {(name, variant): signature
+                           for variant, signature in prepare("rnn", pass_, line, dtype).items()}
+        assert {variant for name, variant in signatures if name == "ours"} == (
+            {"array", "layer"} if pass_ == "training" else set(problems.FORMS))
+        first = signatures["ours", "array"]
+        assert len(first) == (6 if pass_ == "training" else 1) + state  # y, dx and four parameters, or y alone
+        for variant, signature in signatures.items():
+            assert measure.agree(signature, first, dtype), variant
+        assert all(norm > 0 for _, norm in first)
+
+
 def test_repetitions():
     calls = []
     samples = measure.repetitions(lambda: calls.append(1), 0.0, 4)
@@ -117,7 +183,7 @@ def row(problem, us, torch, threads=1):
 
 
 def test_tables():
-    text = table.conv_tables([row("a", 10.0, 20.0), row("b", 10.0, 5.0), row("c", 8.0, None), row("a", 5.0, 20.0, 2)])
+    text = table.comparisons([row("a", 10.0, 20.0), row("b", 10.0, 5.0), row("c", 8.0, None), row("a", 5.0, 20.0, 2)])
     one, two, means = parsed_tables(text)
     assert [(line["problem"], line["torch us"], line["x torch"]) for line in one] == [
         ("a", "20.00", "2.00"), ("b", "5.00", "0.50"), ("c", "", "")]
@@ -155,13 +221,27 @@ def test_conv_runs(tmp_path):
     assert len(forward) == len(backward) == len(means) / 2 == 2
     for line, written in zip(forward + backward, figures["rows"], strict=True):
         assert line["problem"] == written["problem"] == SMALLEST
-        assert line["layout"] == written["variant"]
+        assert line["variant"] == written["variant"]
         assert line["limit"] in ("fma", "DRAM", *figures["limits"][0]["caches"])
         assert 0 < float(line["us"]) <= float(line["median"])
         flops = problems.parse("conv", SMALLEST).flops(written["pass"])
         assert written["gflops"] == pytest.approx(flops / written["us"] / 1e3)
         assert written["percent"] == pytest.approx(100 * written["limit_us"] / written["us"])
         assert float(line["GFLOP/s"]) == pytest.approx(written["gflops"], abs=0.051)
+
+
+def test_rnn_runs():
+    output = run("rnn", "--problem", "GRU 3,2,4,5", "--problem", "lstm 1,1,4,4", "--problem", "rnn 2,2,2,2", "--cell",
+                 "GRU,LSTM", "--form", "layer,frozen", "--threads", "1", "--dtype", "float64", "--peers", "none")
+    inference, training, step, means = parsed_tables(output)
+    both = ["GRU 3,2,4,5", "LSTM 1,1,4,4"]
+    assert [(line["problem"], line["variant"]) for line in inference] == [
+        (problem, form) for problem in both for form in ("layer", "frozen")]
+    assert [(line["problem"], line["variant"]) for line in training] == [(problem, "layer") for problem in both]
+    assert [line["problem"] for line in step] == 2 * both[1:]
+    assert [(line["pass"], line["rows"]) for line in means] == [
+        ("inference", "2"), ("inference", "2"), ("training", "2"), ("step", "1"), ("step", "1")]
+    assert all(float(line["us"]) > 0 and line["limit"] in ("fma", "L1") for line in inference + training + step)
 
 
 def test_call_runs():
@@ -171,15 +251,28 @@ def test_call_runs():
 
 
 def test_defaults_of_one_command_are_not_those_of_another():
-    conv, call = parse_arguments(["conv"]), parse_arguments(["call"])
-    assert (conv.dtype, conv.passes, conv.lines) == (problems.DTYPES, problems.PASSES[:3], problems.CONV)
-    assert (call.dtype, call.passes, call.lines) == (("float32",), ("forward", "backward"), problems.CALL)
+    dtypes = {}
+    for operator, passes in (("conv", PASSES[:3]), ("call", ("forward", "backward")),
+                             ("rnn", ("inference", "training", "step"))):
+        parsed = parse_arguments([operator])
+        dtypes[operator] = parsed.dtype
+        assert [(case.operator, case.pass_, case.problem, case.dtype) for case in parsed.cases] == [
+            (operator, pass_, line, dtype)
+            for pass_ in passes for dtype in parsed.dtype for line in problems.LINES[operator][pass_]]
+    assert dtypes == {"conv": problems.DTYPES, "call": ("float32",), "rnn": problems.DTYPES}
 
 
-def test_wrong_arguments():
-    for arguments in (["--threads", "0"], ["--pass", "sideways"], ["--only", "no such problem"],
-                      ["--problem", "1,2"], ["--peers", "numpy"], ["--seconds", "0"]):
-        result = subprocess.run([sys.executable, "-m", "benchmarks", "conv", *arguments], cwd=ROOT,
-                                capture_output=True, text=True, check=False)
-        assert result.returncode == 2
-        assert "usage" in result.stderr
+def test_cells_are_chosen():
+    cases = parse_arguments(["rnn", "--cell", "rnn,GRU", "--pass", "step", "--dtype", "float32", "--only", ",32"]).cases
+    assert [case.problem for case in cases] == ["RNN 1,1,32,32", "GRU 1,1,32,32"]
+
+
+def test_wrong_arguments(capsys):
+    for arguments in (["conv", "--threads", "0"], ["conv", "--pass", "sideways"], ["conv", "--only", "no such problem"],
+                      ["conv", "--problem", "1,2"], ["conv", "--peers", "numpy"], ["conv", "--seconds", "0"],
+                      ["conv", "--cell", "LSTM"], ["rnn", "--cell", "CNN"], ["rnn", "--layout", "channels_last"],
+                      ["rnn", "--pass", "forward"], ["rnn", "--pass", "step", "--problem", "LSTM 2,1,3,3"]):
+        with pytest.raises(SystemExit) as stopped:
+            parse_arguments(arguments)
+        assert stopped.value.code == 2
+        assert "usage" in capsys.readouterr().err

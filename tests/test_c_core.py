@@ -28,7 +28,8 @@ def run(*command, **environment):
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
     out = tmp_path_factory.mktemp("c")
-    built = run("make", "-j2", "-C", str(ROOT / "csrc"), f"OUT={out}", f"EXTRA={EXTRA}")
+    built = run("make", "-j2", "-C", str(ROOT / "csrc"), f"OUT={out}", f"EXTRA={EXTRA}",
+                f"OPTIMIZE={'-O1' if SANITIZE else '-O3'}")
     assert "warning" not in built.stderr
     return out / "libconvrnn.a"
 
@@ -37,7 +38,7 @@ def library(tmp_path_factory):
 def program(library, tmp_path):
     def build(source):
         target = tmp_path / Path(source).stem
-        libraries = ["-lm", "-lquadmath"] if Path(source).stem == "ulp" else []
+        libraries = ["-lm", "-lquadmath"] if Path(source).stem == "ulp" else ["-lm"]
         run("cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", *EXTRA.split(), f"-I{ROOT / 'csrc'}",
             str(ROOT / source), str(library), "-pthread", *libraries, "-o", str(target))
         return str(target)

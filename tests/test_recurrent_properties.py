@@ -134,6 +134,18 @@ def test_chunks(kind, head, isa, dtype):
             assert np.array_equal(one, other)
 
 
+@pytest.mark.parametrize("head, words", [("t40b64i8h64", ()), ("t40b64i8h64", ("reverse",)), ("t3b600i3h64", ()),
+                                         ("t700b3i2h96", ()), ("t40b64i8h64", ("l" + ",".join(map(str, range(-24, 40)))
+                                                                               .replace("-", ""), "reverse"))])
+def test_inference_is_training(kind, head, words, isa, dtype):
+    """Without a cache, gates are kept for some steps at a time: the same bits, over many such chunks."""
+    problem, arrays = random_arrays(of_kind(kind, head, *words), dtype)
+    y, state = forward(cr, problem, arrays)
+    wanted, last, cache = forward(cr, problem, arrays, return_cache=True)
+    assert np.array_equal(y, wanted) and np.array_equal(cache.h, y)
+    assert all(map(np.array_equal, parts_of(state), parts_of(last)))
+
+
 # --------------------------------------------------------------------------------------------------------- threads
 
 
@@ -215,6 +227,17 @@ def test_backward_again(kind, words, isa, dtype):
             assert all(map(np.array_equal, parts, parts_of(results[name]))), name
     for name, array in shown.items():
         assert np.array_equal(array, np.array(getattr(cache, name)))
+
+
+def test_lengths_are_the_callers(kind, isa):
+    """Written to before the backward pass, they change nothing."""
+    problem, arrays = random_arrays(of_kind(kind, "t5b3i4h9", "l5,0,3"))
+    wanted = computed(problem, arrays)
+    lengths = np.array(problem.lengths)
+    _, _, cache = forward(cr, problem, arrays, lengths=lengths, return_cache=True)
+    lengths[...] = [1, 4, 99]
+    grads = problem.function(cr, "_backward")(arrays["dy"], cache, arrays["dstate"])
+    assert np.array_equal(grads["w_hh"], wanted["d w_hh"]) and np.array_equal(grads["x"], wanted["d x"])
 
 
 def test_results_are_the_callers(kind, isa):

@@ -5,9 +5,10 @@ A file is the name of the package it measures. It holds a function for every ope
     def conv(problem, pass_, operands): -> {variant: (call, results)}
 
 where `operands` are the problem's in the canonical layout, ``call()`` is what is timed and nothing else (a plain call:
-a new result, nothing prepared but the arrays themselves), and ``results(call())`` are NumPy arrays in the canonical
-layout. It ends with ``serve(lambda threads: methods(version, {"conv": conv}))``; the package is imported in there,
-because it may be missing. What a library cannot do has no variants.
+a new result, nothing prepared but what a user has anyway, arrays and layers), and ``results(call())`` are NumPy arrays
+in the canonical layout and order: for a recurrent layer y, then the last state or the gradients of x, of the parameters
+and of the first state. It ends with ``serve(lambda threads: methods(version, {"conv": conv}))``; the package is
+imported in there, because it may be missing. What a library cannot do has no variants.
 """
 
 import pkgutil
@@ -16,6 +17,16 @@ from .. import measure, problems
 
 #: The other libraries there are files for.
 OTHERS = tuple(module.name for module in pkgutil.iter_modules(__path__) if module.name != measure.OURS)
+
+
+def as_state(parts):
+    """The state of a recurrent layer: h, or (h, c)."""
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def listed(state):
+    """The arrays of a state, or of any results of which there may be one."""
+    return state if isinstance(state, tuple) else (state,)
 
 
 def methods(version, operators):

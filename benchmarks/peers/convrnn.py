@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..problems import LAYOUTS
+from ..problems import LAYOUTS, PARAMETERS
 from ..protocol import serve
-from . import methods
+from . import as_state, listed, methods
 
 
 def image(array, layout):
@@ -72,6 +72,47 @@ def call(problem, pass_, operands):
     return {"whole": (whole, results), "core": (core, lambda _: expected)}
 
 
+def rnn(problem, pass_, operands):
+    """The array function and the layer; for inference also the layer frozen."""
+    import convrnn
+
+    name = problem.cell.lower()
+    function, backward = getattr(convrnn, name), getattr(convrnn, f"{name}_backward")
+    x, dy, *first = (operands[name] for name in operands if name not in PARAMETERS)
+    weights = [operands[name] for name in PARAMETERS]
+    layer = getattr(convrnn, problem.cell)(problem.I, problem.H, dtype=x.dtype)
+    layer.load_state_dict({f"{name}_l0": operands[name] for name in PARAMETERS})
+    state, layer_state = as_state(first), as_state([part[None] for part in first])
+
+    if pass_ != "training":
+        frozen = layer.frozen()
+
+        def outputs(result):
+            return [result[0], *listed(result[1])]
+
+        return {"array": (lambda: function(x, *weights, state), outputs),
+                "layer": (lambda: layer(x, layer_state), outputs),
+                "frozen": (lambda: frozen(x, layer_state), outputs)}
+
+    def train_array():
+        y, _, cache = function(x, *weights, state, return_cache=True)
+        return y, backward(dy, cache)
+
+    def train_layer():
+        y, _, cache = layer.forward(x, layer_state)
+        return y, *layer.backward(dy, cache)
+
+    def array_results(result):
+        y, gradients = result
+        return [y, *(gradients[name] for name in ("x", "w_ih", "w_hh", "b_ih", "b_hh")), *listed(gradients["state"])]
+
+    def layer_results(result):
+        y, dx, dstate, gradients = result
+        return [y, dx, *(gradients[f"{name}_l0"] for name in PARAMETERS), *listed(dstate)]
+
+    return {"array": (train_array, array_results), "layer": (train_layer, layer_results)}
+
+
 def core_requests(whole):
     """The calls of operators in convrnn._core, functions and arguments, that a call comes to."""
     from convrnn import _core
@@ -100,7 +141,8 @@ def load(threads):
     import convrnn
 
     convrnn.set_num_threads(threads)
-    return methods(f"{convrnn.__version__}, isa {convrnn.isa()}", {"conv": conv, "call": call})
+    version = f"{convrnn.__version__}, isa {convrnn.isa()}"
+    return methods(version, {"conv": conv, "call": call, "rnn": rnn})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""PyTorch: its operators, without autograd, in both memory formats."""
+"""PyTorch: its convolutions without autograd, in both memory formats; its recurrent layers, trained with autograd."""
 
+from ..problems import PARAMETERS
 from ..protocol import serve
-from . import methods
+from . import as_state, listed, methods
 
 
 def conv(problem, pass_, operands):
     """conv2d, or the one operator that computes any of its gradients."""
     import torch
 
+    torch.set_grad_enabled(False)
     stride, padding, dilation, output_padding = ([size, size] for size in (problem.stride, problem.padding, 1, 0))
     needs = [pass_ in ("backward", "backward_data"), pass_ in ("backward", "backward_weights"), pass_ == "backward"]
 
@@ -27,13 +29,47 @@ def conv(problem, pass_, operands):
     return {"channels_first": variant(torch.contiguous_format), "channels_last": variant(torch.channels_last)}
 
 
+def rnn(problem, pass_, operands):
+    """The layer, and for inference of a single step also the cell; training is the layer and its autograd."""
+    import torch
+
+    training = pass_ == "training"
+    torch.set_grad_enabled(training)
+    tensors = {name: torch.from_numpy(array) for name, array in operands.items()}
+    x, dy, *first = (tensors[name] for name in tensors if name not in PARAMETERS)
+
+    def module(kind, suffix):
+        made = getattr(torch.nn, kind)(problem.I, problem.H, dtype=x.dtype)
+        made.load_state_dict({name + suffix: tensors[name] for name in PARAMETERS})
+        return made
+
+    def arrays(y, others):
+        return [y.numpy(), *(other.numpy() for other in listed(others))]
+
+    layer = module(problem.cell, "_l0")
+    parts = [part[None].requires_grad_(training) for part in first]
+    state = as_state(parts)
+    if training:
+        sources = [x.requires_grad_(), *(getattr(layer, f"{name}_l0") for name in PARAMETERS), *parts]
+
+        def train():
+            y, _ = layer(x, state)
+            return y, torch.autograd.grad(y, sources, dy)
+
+        return {"layer": (train, lambda result: arrays(result[0].detach(), result[1]))}
+    variants = {"layer": (lambda: layer(x, state), lambda result: arrays(*result))}
+    if problem.T == 1:
+        cell, row, before = module(f"{problem.cell}Cell", ""), x[0], as_state(first)
+        variants["cell"] = (lambda: cell(row, before), lambda after: arrays(listed(after)[0], after))
+    return variants
+
+
 def load(threads):
     """The methods of the process."""
     import torch
 
     torch.set_num_threads(threads)
-    torch.set_grad_enabled(False)
-    return methods(torch.__version__, {"conv": conv})
+    return methods(torch.__version__, {"conv": conv, "rnn": rnn})
 
 
 if __name__ == "__main__":

@@ -48,12 +48,13 @@ static struct cr_tensor image(void *data, int64_t channels, const int64_t *size)
                               {channels * size[1] * size[2], channels * size[2], channels}};
 }
 
-static enum cr_status call(int which, const struct cr_conv *conv)
+/* Function `which` of conv, with arrays that fit the geometry `fits`. */
+static enum cr_status call(int which, const struct cr_conv *conv, const struct cr_conv *fits)
 {
-    const struct cr_tensor x = image(a, conv->C, conv->in), y = image(b, conv->K, conv->out);
-    const struct cr_tensor w = {b, 1, conv->K, {0, 2 * 3 * conv->K, 2 * conv->K}};
-    const struct cr_tensor to_x = image(result, conv->C, conv->in), to_y = image(result, conv->K, conv->out);
-    const struct cr_tensor to_w = {result, 1, conv->K, {0, 2 * 3 * conv->K, 2 * conv->K}};
+    const struct cr_tensor x = image(a, fits->C, fits->in), y = image(b, fits->K, fits->out);
+    const struct cr_tensor w = {b, 1, fits->K, {0, 2 * 3 * fits->K, 2 * fits->K}};
+    const struct cr_tensor to_x = image(result, fits->C, fits->in), to_y = image(result, fits->K, fits->out);
+    const struct cr_tensor to_w = {result, 1, fits->K, {0, 2 * 3 * fits->K, 2 * fits->K}};
     struct cr_pool pool = {.dtype = CR_FLOAT64, .N = conv->N, .C = conv->C};
     for (int axis = 0; axis < 3; axis++) {
         pool.in[axis] = conv->in[axis];
@@ -86,7 +87,7 @@ static void sweep(int which, const struct cr_conv *conv)
     for (int k = 0; k < 100; k++) {
         memset(result, 77, sizeof result);
         budget = k;
-        const enum cr_status status = call(which, conv);
+        const enum cr_status status = call(which, conv, conv);
         expect(live == 0, "blocks leaked", which, k);
         if (status == CR_OK) return;
         expect(status == CR_OUT_OF_MEMORY && *cr_error_message(), "wrong status or no words", which, k);
@@ -115,7 +116,7 @@ static void scan_bad_geometries(void)
                 if ((stride || value == &bad.dilation[0]) && bad_values[i] > 0) continue;
                 if ((pad || value == &bad.N) && bad_values[i] == 0) continue;
                 *value = bad_values[i];
-                expect(call(which, &bad) != CR_OK && *cr_error_message(), "bad geometry accepted", which, (int)field);
+                expect(call(which, &bad, &good) != CR_OK && *cr_error_message(), "bad geometry accepted", which, (int)field);
             }
 }
 

@@ -1,0 +1,121 @@
+from typing import TypeGuard
+
+import numpy as np
+
+_PerAxis = int | tuple[int, ...]
+_Padding = int | tuple[tuple[int, int], ...]
+_Arrays = tuple[np.ndarray | None, ...]
+
+PAD_MODES: dict[str, int]
+ACTIVATIONS: dict[str | None, int]
+FUNCTIONS: dict[str, int]
+CELLS: dict[str, int]
+
+def is_plain(array: object) -> TypeGuard[np.ndarray]: ...
+
+class Geometry:
+    def __init__(
+        self,
+        rank: int,
+        channels_first: bool,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        stride: _PerAxis,
+        padding: _Padding,
+        dilation: _PerAxis,
+        groups: int,
+        pad_mode: int,
+    ) -> None: ...
+    @staticmethod
+    def of_transposed(
+        rank: int,
+        channels_first: bool,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        stride: _PerAxis,
+        padding: _Padding,
+        output_padding: tuple[int, ...],
+        dilation: _PerAxis,
+        groups: int,
+    ) -> Geometry: ...
+    @staticmethod
+    def of_pool(
+        rank: int,
+        channels_first: bool,
+        x_shape: tuple[int, ...],
+        size: _PerAxis,
+        stride: _PerAxis | None,
+        padding: _Padding,
+    ) -> Geometry: ...
+    def of_bias(self) -> Geometry: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def x_shape(self) -> tuple[int, ...]: ...
+    @property
+    def y_shape(self) -> tuple[int, ...]: ...
+    @property
+    def channels(self) -> int: ...
+    @property
+    def filters(self) -> int: ...
+    @property
+    def window(self) -> tuple[int, ...]: ...
+
+def conv_forward(
+    geometry: Geometry, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, activation: int
+) -> None: ...
+def conv_backward_data(
+    geometry: Geometry, dy: np.ndarray, w: np.ndarray, b: np.ndarray | None, dx: np.ndarray
+) -> None: ...
+def conv_backward_weights(geometry: Geometry, dy: np.ndarray, x: np.ndarray, dw: np.ndarray) -> None: ...
+def conv_backward_bias(geometry: Geometry, dy: np.ndarray, db: np.ndarray) -> None: ...
+def max_pool_forward(geometry: Geometry, x: np.ndarray, y: np.ndarray) -> None: ...
+def max_pool_backward(geometry: Geometry, dy: np.ndarray, x: np.ndarray, dx: np.ndarray) -> None: ...
+
+class Recurrence:
+    def __init__(
+        self,
+        cell: int,
+        w_ih: np.ndarray,
+        w_hh: np.ndarray,
+        w_hr: np.ndarray | None,
+        b_ih: np.ndarray | None,
+        b_hh: np.ndarray | None,
+        H: int,
+        activation: int,
+        reset_after: bool,
+    ) -> None: ...
+    def forward(
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray | None,
+        h: np.ndarray | None,
+        c: np.ndarray | None,
+        y: np.ndarray,
+        h_last: np.ndarray,
+        c_last: np.ndarray | None,
+        cache: _Arrays | None,
+    ) -> None: ...
+    def backward(
+        self,
+        x: np.ndarray,
+        lengths: np.ndarray | None,
+        cache: _Arrays,
+        dy: np.ndarray,
+        dh_last: np.ndarray | None,
+        dc_last: np.ndarray | None,
+        truncate: int,
+        dx: np.ndarray,
+        dweights: _Arrays,
+        dh: np.ndarray,
+        dc: np.ndarray | None,
+        dh_all: np.ndarray | None,
+    ) -> None: ...
+
+def map(function: str, x: np.ndarray) -> np.ndarray: ...
+def version() -> str: ...
+def isa() -> str: ...
+def available_isas() -> list[str]: ...
+def set_isa(name: str) -> None: ...
+def get_num_threads() -> int: ...
+def set_num_threads(n: int) -> None: ...
