@@ -125,6 +125,9 @@ def main(arguments=None):
     except ProcessError as failure:
         print(failure, file=sys.stderr)
         return 1
+    if not rows:
+        print("nothing of ours was measured", file=sys.stderr)
+        return 1
     described = machine.describe()
     if parsed.json:
         parsed.json.write_text(json.dumps({"machine": described, "libraries": versions,

@@ -220,7 +220,7 @@ class _Weighted(Layer):
         return ("x",) * needs_dx + ("w",) + ("b",) * ("bias" in self.params)
 
     def _named(self, dw: np.ndarray, db: np.ndarray | None) -> dict[str, np.ndarray]:
-        return dict(zip(self.params, (dw, db), strict=False))
+        return {"weight": dw} if db is None else {"weight": dw, "bias": db}
 
 
 class _Convolution(_Weighted):
@@ -258,7 +258,9 @@ class _Convolution(_Weighted):
         fused = {} if self._activation is None else {"activation": self._activation}
         return self._function(x, weight, self.params.get("bias"), **self._options, **fused), x
 
-    def backward(self, dy, cache, *, needs_dx=True):
+    def backward(
+        self, dy: ArrayLike, cache: Any, *, needs_dx: bool = True
+    ) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         dx, dw, db = self._function_backward(
             dy, cache, self.params["weight"], **self._options, needs=self._needs(needs_dx)
         )
@@ -475,7 +477,9 @@ class Linear(_Weighted):
         y = conv1d(self._as_row(x), self._as_kernel(), self.params.get("bias"), activation=self._activation)
         return y.reshape(*x.shape[:-1], out_features), x
 
-    def backward(self, dy, cache, *, needs_dx=True):
+    def backward(
+        self, dy: ArrayLike, cache: Any, *, needs_dx: bool = True
+    ) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         dy = _checked_gradient(dy, (*cache.shape[:-1], self.params["weight"].shape[0]), cache.dtype)
         dx, dw, db = conv1d_backward(
             self._as_row(dy), self._as_row(cache), self._as_kernel(), needs=self._needs(needs_dx)
@@ -539,7 +543,9 @@ class Embedding(Layer):
         x = checked_tokens("x", x, len(weight))
         return weight[x], x
 
-    def backward(self, dy, cache, *, needs_dx=True):
+    def backward(
+        self, dy: ArrayLike, cache: Any, *, needs_dx: bool = True
+    ) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         weight = self.params["weight"]
         dy = _checked_gradient(dy, (*cache.shape, weight.shape[1]), weight.dtype).reshape(-1, weight.shape[1])
         dw = np.zeros_like(weight)
@@ -590,7 +596,9 @@ class MaxPool2d(_Pool2d):
     def forward(self, x: ArrayLike) -> tuple[np.ndarray, ArrayLike]:
         return self(x), x
 
-    def backward(self, dy, cache, *, needs_dx=True):
+    def backward(
+        self, dy: ArrayLike, cache: Any, *, needs_dx: bool = True
+    ) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         return max_pool2d_backward(dy, cache, **self._options) if needs_dx else None, {}
 
 
@@ -604,7 +612,9 @@ class AvgPool2d(_Pool2d):
         x = as_array("x", x)
         return self(x), (x.shape, x.dtype)
 
-    def backward(self, dy, cache, *, needs_dx=True):
+    def backward(
+        self, dy: ArrayLike, cache: Any, *, needs_dx: bool = True
+    ) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         shape, dtype = cache
         dy = as_array("dy", dy, dtype)
         return avg_pool2d_backward(dy, shape, **self._options) if needs_dx else None, {}
@@ -625,7 +635,9 @@ class _Activation(Layer):
         y = self(x)
         return y, y
 
-    def backward(self, dy, cache, *, needs_dx=True):
+    def backward(
+        self, dy: ArrayLike, cache: Any, *, needs_dx: bool = True
+    ) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         dy = _checked_gradient(dy, cache.shape, cache.dtype)
         return self._gradient(dy, cache) if needs_dx else None, {}
 
@@ -697,7 +709,9 @@ class Flatten(Layer):
         moved = np.moveaxis(x, self._channel_axis, 1)
         return moved.reshape(len(x), math.prod(x.shape[1:])), (moved.shape, x.dtype)
 
-    def backward(self, dy, cache, *, needs_dx=True):
+    def backward(
+        self, dy: ArrayLike, cache: Any, *, needs_dx: bool = True
+    ) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
         shape, dtype = cache
         dy = _checked_gradient(dy, (shape[0], math.prod(shape[1:])), dtype)
         return np.moveaxis(dy.reshape(shape), 1, self._channel_axis) if needs_dx else None, {}
@@ -734,39 +748,43 @@ class Sequential(Layer):
         self.layers = layers
 
     @property
-    def params(self) -> dict[str, np.ndarray]:
+    def params(self) -> dict[str, np.ndarray]:  # type: ignore[override]
         return _prefixed(layer.params for layer in self.layers)
 
     def __repr__(self) -> str:
         return f"Sequential({', '.join(map(repr, self.layers))})"
 
-    def __call__(self, x: ArrayLike) -> np.ndarray:
+    def __call__(self, x: Any) -> Any:
         for layer in self.layers:
             x = layer(x)
         return x
 
-    def forward(self, x: ArrayLike) -> tuple[np.ndarray, list[Any]]:
+    def forward(self, x: Any) -> tuple[Any, list[Any]]:
         caches = []
         for layer in self.layers:
             x, cache = layer.forward(x)
             caches.append(cache)
         return x, caches
 
-    def backward(self, dy, cache, *, needs_dx=True):
+    def backward(
+        self, dy: ArrayLike, cache: Any, *, needs_dx: bool = True
+    ) -> tuple[np.ndarray | None, dict[str, np.ndarray]]:
+        dx: Any = dy
         grads: list[dict[str, np.ndarray]] = [{} for _ in self.layers]
         for i in reversed(range(len(self.layers))):
             needed = needs_dx or any(layer.params for layer in self.layers[:i])
-            dy, grads[i] = self.layers[i].backward(dy, cache[i], needs_dx=needed)
+            dx, grads[i] = self.layers[i].backward(dx, cache[i], needs_dx=needed)
             if not needed:
                 return None, _prefixed(grads)
-        return dy, _prefixed(grads)
+        return dx, _prefixed(grads)
 
     def _snapshot(self) -> Sequential:
         snapshots: list[Layer] = []
         for layer in self.layers:
-            last = snapshots[-1] if snapshots else None
+            last: Any = snapshots[-1] if snapshots else None
             # Exact types: a class that a user derives may compute something else.
-            if type(last) in _FUSING and last._activation is None and type(layer) in _FUSED:
+            fuses = type(last) in _FUSING and last._activation is None
+            if fuses and isinstance(layer, _Activation) and type(layer) in _FUSED:
                 last._activation = layer._function
             else:
                 snapshots.append(layer._snapshot())

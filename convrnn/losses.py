@@ -195,5 +195,6 @@ def gaussian_nll(
     scaled = difference * np.exp(-log_variance[where])  # (mean - targets) / variance
     squares = scaled * difference
     loss = (math.log(2 * math.pi) + (log_variance[where] + squares).mean(dtype=np.float64)) / 2
-    gradients = scaled / difference.size, (1 - squares) / (2 * difference.size)
-    return float(loss), tuple(_spread(gradient, where, mean.shape) for gradient in gradients)
+    dmean = _spread(scaled / difference.size, where, mean.shape)
+    dlog_variance = _spread((1 - squares) / (2 * difference.size), where, mean.shape)
+    return float(loss), (dmean, dlog_variance)

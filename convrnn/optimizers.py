@@ -57,16 +57,16 @@ class _Optimizer:
         unexpected = [name for name in grads if name not in self.params]
         if missing or unexpected:
             raise ValueError(f"grads has missing keys {missing} and unexpected keys {unexpected}")
-        moving = [name for name in self.params if grads[name] is not None]
-        for name in moving:
-            gradient, param = grads[name], self.params[name]
+        moving = {name: gradient for name in self.params if (gradient := grads[name]) is not None}
+        for name, gradient in moving.items():
+            param = self.params[name]
             if gradient.dtype != param.dtype:
                 raise TypeError(f"grads[{name!r}] must be {param.dtype}, got {gradient.dtype}")
             if gradient.shape != param.shape:
                 raise ValueError(f"grads[{name!r}] must have shape {param.shape}, got {gradient.shape}")
         self.steps += 1
-        for name in moving:
-            self._move(name, self.params[name], grads[name])
+        for name, gradient in moving.items():
+            self._move(name, self.params[name], gradient)
 
     def _move(self, name: str, param: np.ndarray, gradient: np.ndarray) -> None:
         raise NotImplementedError

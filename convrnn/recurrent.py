@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     State = ArrayLike | tuple[ArrayLike, ArrayLike] | None
-    Arrays = tuple[np.ndarray | None, ...]
+    Arrays = tuple[Any, ...]  # (h, c): arrays or None
+    Shapes = tuple[tuple[int, ...], ...]
 
 
 class Cell(NamedTuple):
@@ -57,7 +58,7 @@ class Weights(NamedTuple):
 class Options(NamedTuple):
     """What a cell does besides its weights."""
 
-    activation: str = "tanh"
+    activation: str | None = "tanh"  # in the core's words: None is the identity
     reset_after: bool = True
     reverse: bool = False
 
@@ -65,7 +66,8 @@ class Options(NamedTuple):
 # ---------------------------------------------------------------------------------------------------- checks
 
 
-def checked_weights(cell: Cell, w_ih, w_hh, w_hr, b_ih, b_hh, dtype) -> tuple[Weights, int]:
+def checked_weights(cell: Cell, w_ih: ArrayLike, w_hh: ArrayLike, w_hr: ArrayLike | None, b_ih: ArrayLike | None,
+                    b_hh: ArrayLike | None, dtype: np.dtype) -> tuple[Weights, int]:
     """The weights, and H."""
     w_ih, w_hh = as_array("w_ih", w_ih, dtype), as_array("w_hh", w_hh, dtype)
     gates = f"{cell.gates}*H" if cell.gates > 1 else "H"
@@ -100,10 +102,10 @@ def checked_lengths(lengths: ArrayLike | None, steps: int, batch: int) -> np.nda
         raise ValueError(f"lengths must have shape (B,) = ({batch},), got {array.shape}")
     if batch and not (array.min() >= 0 and array.max() <= steps):
         raise ValueError(f"lengths must be in 0..T = 0..{steps}, got {array.min()}..{array.max()}")
-    return np.ascontiguousarray(array, np.int64)
+    return np.array(array, np.int64)  # a copy: the cache keeps it
 
 
-def checked_state(name: str, cell: Cell, state: State, shapes: tuple, dtype) -> Arrays:
+def checked_state(name: str, cell: Cell, state: Any, shapes: Shapes, dtype: np.dtype) -> Arrays:
     """(h, c) as contiguous arrays of these shapes; None for what is not given or not there."""
     if state is None:
         return None, None
@@ -145,14 +147,15 @@ class Cache:
 
     __slots__ = ("_arrays", "_core", "batched", "cell", "lengths", "reverse", "shape", "weights", "x")
 
-    def __init__(self, cell, weights, core, x, lengths, reverse, batched, hidden):
+    def __init__(self, cell: Cell, weights: Weights, core: _core.Recurrence, x: np.ndarray,
+                 lengths: np.ndarray | None, reverse: bool, batched: bool, hidden: int) -> None:
         self.cell, self.weights, self._core = cell, weights, core
         self.x, self.lengths, self.reverse, self.batched = x, lengths, reverse, batched
         steps, batch = x.shape[:2]
         self.shape = (steps, batch, weights.width)
         new = np.empty if lengths is None else np.zeros  # steps past a row's end are zero
         has_extra = cell is GRU or weights.w_hr is not None
-        self._arrays = (
+        self._arrays: tuple[Any, ...] = (
             new((steps + 1, batch, weights.width), x.dtype),
             new((steps + 1, batch, hidden), x.dtype) if cell.has_c else None,
             new((steps, batch, cell.gates * hidden), x.dtype),
@@ -194,7 +197,7 @@ def run_forward(cell: Cell, x: np.ndarray, weights: Weights, hidden: int, state:
         target = y[::-1] if lengths is None else np.empty(y.shape, x.dtype)
     h = np.empty((batch, weights.width), x.dtype)
     c = np.empty((batch, hidden), x.dtype) if cell.has_c else None
-    core.forward(x, lengths, *state, target, h, c, cache._arrays if keep else None)
+    core.forward(x, lengths, state[0], state[1], target, h, c, None if cache is None else cache._arrays)
     if options.reverse and lengths is not None:
         y[...] = in_order(target, lengths, True)
     return y, (h, c), cache
@@ -213,12 +216,10 @@ def run_backward(cache: Cache, dy: np.ndarray, dstate: Arrays, truncate: int,
     batch = dy.shape[1]
     dh_first = np.empty((batch, weights.width), dx.dtype)
     dc_first = np.empty((batch, cache._arrays[1].shape[-1]), dx.dtype) if cache.cell.has_c else None
-    every = None
-    if dh is not None:
-        every = np.zeros(cache.shape, dx.dtype)
-    cache._core.backward(cache.x, lengths, cache._arrays, dy, *dstate, truncate, dx, tuple(grads.values()), dh_first,
-                         dc_first, every)
-    if dh is not None:
+    every = None if dh is None else np.zeros(cache.shape, dx.dtype)
+    cache._core.backward(cache.x, lengths, cache._arrays, dy, dstate[0], dstate[1], truncate, dx, tuple(grads.values()),
+                         dh_first, dc_first, every)
+    if dh is not None and every is not None:
         dh[...] = in_order(every, lengths, reverse)
     return in_order(dx, lengths, reverse), grads, (dh_first, dc_first)
 
@@ -226,7 +227,9 @@ def run_backward(cache: Cache, dy: np.ndarray, dstate: Arrays, truncate: int,
 # ---------------------------------------------------------------------------------------------------- array functions
 
 
-def _forward(cell, x, w_ih, w_hh, w_hr, b_ih, b_hh, state, lengths, options, return_cache):
+def _forward(cell: Cell, x: ArrayLike, w_ih: ArrayLike, w_hh: ArrayLike, w_hr: ArrayLike | None,
+             b_ih: ArrayLike | None, b_hh: ArrayLike | None, state: State, lengths: ArrayLike | None,
+             options: Options, return_cache: bool) -> tuple[Any, ...]:
     x = as_array("x", x)
     weights, hidden = checked_weights(cell, w_ih, w_hh, w_hr, b_ih, b_hh, x.dtype)
     if x.ndim not in (2, 3) or x.shape[-1] != weights.w_ih.shape[1]:
@@ -245,7 +248,8 @@ def _forward(cell, x, w_ih, w_hh, w_hr, b_ih, b_hh, state, lengths, options, ret
     return (*result, cache) if return_cache else result
 
 
-def _backward(cell, dy, cache, dstate, truncate, return_hidden_gradients):
+def _backward(cell: Cell, dy: ArrayLike, cache: Cache, dstate: State, truncate: int | None,
+              return_hidden_gradients: bool) -> Any:
     if not isinstance(cache, Cache) or cache.cell is not cell:
         raise TypeError(f"cache must be that of {cell.name}(..., return_cache=True), got {type(cache).__name__}")
     dtype = cache.x.dtype
@@ -267,8 +271,8 @@ def _backward(cell, dy, cache, dstate, truncate, return_hidden_gradients):
         dh = dh if dh is None else dh[:, 0]
     if cache.weights.w_hr is None:
         del grads["w_hr"]
-    grads = {"x": dx, **grads, "state": first if cell.has_c else first[0]}
-    return (grads, dh) if return_hidden_gradients else grads
+    named = {"x": dx, **grads, "state": first if cell.has_c else first[0]}
+    return (named, dh) if return_hidden_gradients else named
 
 
 def rnn(x: ArrayLike, w_ih: ArrayLike, w_hh: ArrayLike, b_ih: ArrayLike | None = None, b_hh: ArrayLike | None = None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
     from .layers import Seed
-    from .recurrent import Cache, State
+    from .recurrent import Arrays, Cache, Shapes, State
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -23,7 +23,7 @@ __all__ = ["GRU", "LSTM", "RNN"]
 class SequenceCache:
     """What forward keeps for backward: a cache for every layer and direction, in the order of the state."""
 
-    def __init__(self, parts: list[Cache], shape: tuple[int, ...], state: tuple) -> None:
+    def __init__(self, parts: list[Cache], shape: tuple[int, ...], state: Shapes) -> None:
         self.parts = parts
         self.shape = shape  # of y
         self.state_shapes = state
@@ -36,7 +36,8 @@ class SequenceCache:
     @property
     def c(self) -> np.ndarray | None:
         """(L*D, T, B, H): the cell after every step; None but for an LSTM."""
-        return np.stack([part.c for part in self.parts]) if self.parts[0].cell.has_c else None
+        steps = [part.c for part in self.parts if part.c is not None]
+        return np.stack(steps) if steps else None
 
     @property
     def gates(self) -> np.ndarray:
@@ -75,7 +76,7 @@ class _Recurrent(Layer):
         for layer in range(self.num_layers):
             inputs = self._width * self._directions if layer else self.input_size
             for direction in range(self._directions):
-                shapes = {"weight_ih": (rows, inputs), "weight_hh": (rows, self._width)}
+                shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, inputs), "weight_hh": (rows, self._width)}
                 if bias:
                     shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
                 if self.proj_size:
@@ -89,7 +90,9 @@ class _Recurrent(Layer):
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    def __call__(self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None) -> tuple:
+    def __call__(  # type: ignore[override]
+        self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Any, ...]:
         """Inference: y and the last state. Nothing is kept.
 
         Parameters
@@ -110,14 +113,16 @@ class _Recurrent(Layer):
         y, last, _ = self._run(x, state, lengths, keep=False)
         return y, last
 
-    def forward(self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None) -> tuple:
+    def forward(
+        self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None
+    ) -> tuple[Any, ...]:
         """Training: y, the last state and the cache, whose h, c and gates hold every step of every layer."""
         return self._run(x, state, lengths, keep=True)
 
     def backward(
         self, dy: ArrayLike, cache: SequenceCache, dstate: State = None, *, truncate: int | None = None,
         return_hidden_gradients: bool = False, needs_dx: bool = True,
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         """Backpropagation through time.
 
         Parameters
@@ -143,8 +148,11 @@ class _Recurrent(Layer):
         grads : dict
             Keys and shapes of `params`.
         """
-        if not isinstance(cache, SequenceCache):
-            raise TypeError(f"cache must be what forward returned, got {type(cache).__name__}")
+        if not isinstance(cache, SequenceCache) or cache.parts[0].cell is not self._cell:
+            raise TypeError(f"cache must be what this layer's forward returned, got {type(cache).__name__}")
+        states = self.num_layers * self._directions
+        if len(cache.parts) != states:
+            raise ValueError(f"cache must be of {states} layers and directions, as this layer is, got {len(cache.parts)}")
         first = cache.parts[0]
         dtype = first.x.dtype
         dy = as_array("dy", dy, dtype)
@@ -152,16 +160,17 @@ class _Recurrent(Layer):
             raise ValueError(f"dy must have the shape of y, {cache.shape}, got {dy.shape}")
         dlast = recurrent.checked_state("dstate", self._cell, dstate, cache.state_shapes, dtype)
         truncate = 0 if truncate is None else integer("truncate", truncate, 1)
-        dy = self._open(dy)
+        series = self._open(dy)
         hidden_gradients = None
         if return_hidden_gradients:
             hidden_gradients = np.empty((len(cache.parts), *first.shape), dtype)
-        dstate0, grads = self._first_state(cache, dtype), {}
+        dstate0 = self._first_state(cache, dtype)
+        grads: dict[str, np.ndarray] = {}
         for layer in reversed(range(self.num_layers)):
-            dx = None
+            dx: Any = None
             for direction in range(self._directions):
                 part = layer * self._directions + direction
-                share = dy[:, :, direction * self._width:(direction + 1) * self._width]
+                share = series[:, :, direction * self._width:(direction + 1) * self._width]
                 into = None if hidden_gradients is None else hidden_gradients[part]
                 end = self._part_of(dlast, part, first.batched)
                 dx_part, by_name, start = recurrent.run_backward(cache.parts[part], share, end, truncate, into)
@@ -171,12 +180,12 @@ class _Recurrent(Layer):
                         array[part] = value
                 grads |= {_key(_PARAMETERS[name], layer, direction): value for name, value in by_name.items()
                           if value is not None}
-            dy = dx
+            series = dx
         grads = {name: grads[name] for name in self.params}
         if not first.batched:
             dstate0 = tuple(array if array is None else array[:, 0] for array in dstate0)
             hidden_gradients = hidden_gradients if hidden_gradients is None else hidden_gradients[:, :, 0]
-        result = (self._close(dy, first.batched) if needs_dx else None,
+        result = (self._close(series, first.batched) if needs_dx else None,
                   dstate0 if self._cell.has_c else dstate0[0], grads)
         return (*result, hidden_gradients) if return_hidden_gradients else result
 
@@ -197,12 +206,12 @@ class _Recurrent(Layer):
         first = recurrent.checked_state("state", self._cell, state, shapes, dtype)
         lengths = recurrent.checked_lengths(lengths, steps, batch)
         last = tuple(np.empty((states, batch, width), dtype) for width in (self._width, self.hidden_size))
-        parts = []
+        parts: list[Any] = []
         for layer in range(self.num_layers):
             y = np.empty((steps, batch, self._directions * self._width), dtype)
             for direction in range(self._directions):
                 part = layer * self._directions + direction
-                weights = self._weights(layer, direction)
+                weights = self._weights(layer, direction, dtype)
                 options = self._options._replace(reverse=direction == 1)
                 _, end, cache = recurrent.run_forward(
                     self._cell, x, weights, self.hidden_size, self._part_of(first, part, batched), options, lengths, keep,
@@ -215,20 +224,27 @@ class _Recurrent(Layer):
         if not batched:
             last = tuple(array[:, 0] for array in last)
         y = self._close(x, batched)
-        cache = SequenceCache(parts, y.shape, shapes) if keep else None
-        return y, last if self._cell.has_c else last[0], cache
+        kept = SequenceCache(parts, y.shape, shapes) if keep else None
+        return y, last if self._cell.has_c else last[0], kept
 
-    def _weights(self, layer: int, direction: int) -> recurrent.Weights:
-        return recurrent.Weights(**{name: self.params.get(_key(stem, layer, direction))
-                                    for name, stem in _PARAMETERS.items()})
+    def _weights(self, layer: int, direction: int, dtype: np.dtype) -> recurrent.Weights:
+        """The parameters of one layer and direction: params is a dict, and what is put there may not fit."""
+        arrays: dict[str, Any] = {name: self.params.get(_key(stem, layer, direction))
+                                  for name, stem in _PARAMETERS.items()}
+        weights, hidden = recurrent.checked_weights(self._cell, **arrays, dtype=dtype)
+        inputs = self._width * self._directions if layer else self.input_size
+        if hidden != self.hidden_size or weights.w_ih.shape[1] != inputs or weights.width != self._width:
+            raise ValueError(f"params of layer {layer} must be for {inputs} inputs, {self.hidden_size} hidden units and a "
+                             f"state of {self._width}, got {weights.w_ih.shape[1]}, {hidden} and {weights.width}")
+        return weights
 
-    def _first_state(self, cache: SequenceCache, dtype: np.dtype) -> tuple:
+    def _first_state(self, cache: SequenceCache, dtype: np.dtype) -> Arrays:
         batch = cache.parts[0].shape[1]
         return tuple(np.empty((len(cache.parts), batch, width), dtype) if present else None
                      for width, present in ((self._width, True), (self.hidden_size, self._cell.has_c)))
 
     @staticmethod
-    def _part_of(state: tuple, part: int, batched: bool) -> tuple:
+    def _part_of(state: Arrays, part: int, batched: bool) -> Arrays:
         """(h, c) of one layer and direction, (B, H) each."""
         return tuple(array if array is None else array[part] if batched else array[part][None] for array in state)
 

@@ -1,8 +1,6 @@
 """The benchmarks: what they count, what they compare, and that they run. No time is asserted."""
 
 import doctest
-import importlib
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -15,8 +13,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # the benchmarks are no part of an installed package
 
-from benchmarks import machine, measure, peers, problems, table  # noqa: E402
+from benchmarks import machine, measure, problems, table  # noqa: E402
 from benchmarks.__main__ import parse_arguments  # noqa: E402
+from benchmarks.peers import OTHERS  # noqa: E402
 
 SMALLEST = "1,1,28,28,1,3,1,0,1"
 PASSES = problems.Convolution.passes
@@ -144,28 +143,28 @@ def test_signatures_tell_results_apart():
         assert not measure.agree(measure.signature(other), signature, "float32")
 
 
+@pytest.fixture(scope="module")
+def libraries():
+    """The processes of ours and of the peers that are installed."""
+    with measure.Libraries(1, OTHERS, measure.Options(seconds=0.001, rounds=1, variants=None)) as processes:
+        yield [processes.ours, *processes.peers.values()]
+
+
 @pytest.mark.parametrize("dtype", problems.DTYPES)
 @pytest.mark.parametrize("line", [f"{cell} {sizes}" for cell in problems.GATES for sizes in ("5,3,4,6", "1,1,6,6")])
-def test_recurrent_variants_compute_the_same(line, dtype):
-    ours = importlib.import_module(f"benchmarks.peers.{measure.OURS}").rnn
-    libraries = {"ours": ours}
-    if importlib.util.find_spec("torch"):
-        libraries["torch"] = importlib.import_module("benchmarks.peers.torch").rnn
+def test_recurrent_variants_compute_the_same(line, dtype, libraries):
     problem = problems.parse("rnn", line)
-    state = 2 if problem.cell == "LSTM" else 1
     for pass_ in problem.passes:
-        signatures = {}
-        for name, function in libraries.items():
-            prepare = peers.methods("", {"rnn": function})["prepare"]
-            signatures |= {(name, variant): signature
-                           for variant, signature in prepare("rnn", pass_, line, dtype).items()}
-        assert {variant for name, variant in signatures if name == "ours"} == (
-            {"array", "layer"} if pass_ == "training" else set(problems.FORMS))
-        first = signatures["ours", "array"]
-        assert len(first) == (6 if pass_ == "training" else 1) + state  # y, dx and four parameters, or y alone
+        signatures = {(library.name, variant): signature for library in libraries for variant, signature in
+                      library.ask("prepare", operator="rnn", pass_=pass_, problem=line, dtype=dtype).items()}
+        forms = {variant for name, variant in signatures if name == measure.OURS}
+        assert forms == ({"array", "layer"} if pass_ == "training" else set(problems.FORMS))
+        first = signatures[measure.OURS, "array"]
+        # y and the last state, or y and the gradients of x, of four parameters and of the first state
+        assert len(first) == (6 if pass_ == "training" else 1) + (2 if problem.cell == "LSTM" else 1)
+        assert all(norm > 0 for _, norm in first)
         for variant, signature in signatures.items():
             assert measure.agree(signature, first, dtype), variant
-        assert all(norm > 0 for _, norm in first)
 
 
 def test_repetitions():
@@ -242,6 +241,14 @@ def test_rnn_runs():
     assert [(line["pass"], line["rows"]) for line in means] == [
         ("inference", "2"), ("inference", "2"), ("training", "2"), ("step", "1"), ("step", "1")]
     assert all(float(line["us"]) > 0 and line["limit"] in ("fma", "L1") for line in inference + training + step)
+
+
+def test_a_run_without_rows_fails():
+    result = subprocess.run([sys.executable, "-m", "benchmarks", "rnn", "--pass", "training", "--form", "frozen",
+                             "--problem", "RNN 1,1,2,2", "--threads", "1", "--peers", "none", "--seconds", "0.01"],
+                            cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 1
+    assert result.stderr.endswith("nothing of ours was measured\n")
 
 
 def test_call_runs():

@@ -22,4 +22,7 @@ def require(*names: str) -> None:
 def package_folder(name: str) -> Path:
     """Where an installed package lies; its code is not run, so that what it depends on does not matter."""
     require(name)
-    return Path(importlib.util.find_spec(name).submodule_search_locations[0])
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingPackage(f"{name} is not a package")
+    return Path(spec.submodule_search_locations[0])

@@ -34,6 +34,7 @@ def draw(out: Path, model: LatentAR, bits: dict[str, float]) -> Path:
         axes.axhline(value, color=INK, linewidth=1, linestyle=style, label=f"held-out text, {other}: {value:.2f}")
     axes.set(xlabel="epoch", ylabel="bits per character", xlim=(0, epochs * 1.03),
              ylim=(min(1.0, 0.95 * losses.min()), 5.2))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
