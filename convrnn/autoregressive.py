@@ -248,8 +248,8 @@ class AR:
 # ---------------------------------------------------------------------------------------------- what a state can say
 #
 # An output turns series into the values a network works on, (T,) or (T, d), and the vectors that the network returns
-# into distributions of the next value. `marginal` is the vector of the distribution of the first one, `nothing` an empty
-# series.
+# into distributions of the next value. `marginal` is the vector of the distribution of the first one, `nothing` an
+# empty series.
 
 
 class _Gaussian:
@@ -457,16 +457,8 @@ class LatentAR:
         return self._fitted().params
 
     def fit(
-        self,
-        x: ArrayLike,
-        *,
-        epochs: int = 100,
-        block: int = 32,
-        strands: int = 1,
-        lr: float = 5e-3,
-        clip_norm: float = 1.0,
-        validation: int = 0,
-        progress: bool = False,
+        self, x: ArrayLike, *, epochs: int = 100, block: int = 32, strands: int = 1, lr: float = 5e-3,
+        clip_norm: float = 1.0, validation: int = 0, progress: bool = False,
     ) -> LatentAR:
         """Learns a series from new start values, by truncated BPTT, and returns the model.
 
@@ -513,24 +505,23 @@ class LatentAR:
         network = self._new_network(output, rng)
         optimizer = Adam(network.params, lr)
         self._output, self._network, self.losses, self.validation_losses = output, network, [], []
+        values, _ = output.encode("x", x[:T])
         steps = epochs * math.ceil((T - 1) // strands / block)
-        best = network.state_dict()
+        lowest, best = math.inf, network.params  # which is what it is at the end, where nothing validates it
         with _progress_bar(steps, progress) as advance:
             for _ in range(epochs):
-                for loss, grads in self._walk(output.encode("x", x[:T])[0], strands, block, rng):
+                for loss, grads in self._walk(values, strands, block, rng):
                     self.losses.append(loss)
                     optimizers.clip_norm(grads, clip_norm)
                     optimizer.lr = lr * (1 + math.cos(math.pi * optimizer.steps / steps)) / 2
                     optimizer.step(grads)
                     advance(loss)
                 if validation:
-                    first = max(0, T - validation)
-                    nats = -self.log_prob(x[first:], given=T - first) / validation
-                    if nats <= min(self.validation_losses, default=nats):
-                        best = network.state_dict()
+                    nats = self._validation_loss(x, validation)
                     self.validation_losses.append(nats)
-        if validation:
-            network.load_state_dict(best)
+                    if nats < lowest:
+                        lowest, best = nats, network.state_dict()
+        network.load_state_dict(best)
         return self
 
     def log_prob(self, x: ArrayLike, *, given: int = 1) -> float:
@@ -624,12 +615,13 @@ class LatentAR:
             loss, doutputs = self._output.loss(outputs, targets[t : t + block])
             yield loss, self._network.backward(doutputs, cache)
 
+    def _validation_loss(self, x: np.ndarray, count: int) -> float:
+        """Nats per value of the last `count` of x, as many before them given."""
+        given = min(count, len(x) - count)
+        return -self.log_prob(x[len(x) - count - given :], given=given) / count
+
     def _continued(
-        self,
-        values: np.ndarray,
-        steps: int,
-        B: int,
-        choose: Callable[[np.ndarray], np.ndarray],
+        self, values: np.ndarray, steps: int, B: int, choose: Callable[[np.ndarray], np.ndarray],
         dtype: np.dtype | None,
     ) -> np.ndarray:
         """(B, steps, ...): what `choose` makes of the outputs of every step, fed back into the next."""

@@ -152,8 +152,9 @@ def operands(problem):
 
     arrays = {"x": draw(problem.T, *batch, problem.I), "w_ih": draw(rows, problem.I, scale=problem.I**-0.5),
               "w_hh": draw(rows, problem.width, scale=0.8 * problem.width**-0.5), "b_ih": draw(rows),
-              "b_hh": draw(rows), "w_hr": draw(problem.P, problem.H, scale=1.5 * problem.H**-0.5) if problem.P else None,
-              "dy": draw(problem.T, *batch, problem.width)}
+              "b_hh": draw(rows), "w_hr": None, "dy": draw(problem.T, *batch, problem.width)}
+    if problem.P:
+        arrays["w_hr"] = draw(problem.P, problem.H, scale=1.5 * problem.H**-0.5)
     for name in ("state", "dstate"):
         arrays[name] = as_state([draw(*batch, width) for width in problem.state_widths])
     if problem.lengths is not None:
@@ -161,6 +162,7 @@ def operands(problem):
             array = arrays[name].copy()
             for row, length in enumerate(problem.lengths):
                 array[length:, row] = math.nan
+            array.setflags(write=False)
             arrays[name] = array
     return arrays | dict.fromkeys(problem.absent) | ({"dstate": None} if "state" in problem.absent else {})
 

@@ -1,8 +1,8 @@
 """RNN, LSTM and GRU against the definitions of the ONNX operators, as the onnx package computes them.
 
 Weights are drawn anew: those of its own test cases are mostly all ones, and would pass with gates in any order. ONNX
-stacks gates in the order i o f c (LSTM; its c is our g) and z r h (GRU; its h is our n), puts both biases into one array
-and the directions in an axis of their own, and resets before the product unless linear_before_reset is set. Its
+stacks gates in the order i o f c (LSTM; its c is our g) and z r h (GRU; its h is our n), puts both biases into one
+array and the directions in an axis of their own, and resets before the product unless linear_before_reset is set. Its
 reference knows no lengths, projection, or activations of an RNN but tanh and affine ones.
 """
 
@@ -46,7 +46,8 @@ def drawn(operator, ways, T, B, I, H, biased, with_state):
     """Operands of an ONNX node, in float64."""
     rng, rows = np.random.default_rng(4), len(ORDERS[operator]) * H
     return {"X": rng.standard_normal((T, B, I)), "W": rng.standard_normal((ways, rows, I)),
-            "R": rng.standard_normal((ways, rows, H)) / 2, "B": rng.standard_normal((ways, 2 * rows)) if biased else None,
+            "R": rng.standard_normal((ways, rows, H)) / 2,
+            "B": rng.standard_normal((ways, 2 * rows)) if biased else None,
             "initial_h": rng.standard_normal((ways, B, H)) if with_state else None,
             "initial_c": rng.standard_normal((ways, B, H)) if with_state and operator == "LSTM" else None}
 

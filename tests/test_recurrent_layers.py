@@ -15,7 +15,8 @@ from convrnn import reference
 CELLS = {"rnn": (cr.RNN, {"activation": "relu"}), "lstm": (cr.LSTM, {}), "lstm p": (cr.LSTM, {"proj_size": 3}),
          "gru": (cr.GRU, {}), "gru before": (cr.GRU, {"reset_after": False})}
 STACKS = {"one": {}, "two": {"num_layers": 2}, "both ways": {"bidirectional": True},
-          "two both ways": {"num_layers": 2, "bidirectional": True}, "three without bias": {"num_layers": 3, "bias": False}}
+          "two both ways": {"num_layers": 2, "bidirectional": True},
+          "three without bias": {"num_layers": 3, "bias": False}}
 T, B, I, H = 6, 4, 3, 5
 
 
@@ -31,7 +32,8 @@ class Case:
         states = self.layers * self.directions
         widths = (self.width, H) if self.cell == "lstm" else (self.width,)
         rng = np.random.default_rng(3)
-        self.x, self.dy = (rng.standard_normal((T, B, size)).astype(dtype) for size in (I, self.directions * self.width))
+        self.x, self.dy = (rng.standard_normal((T, B, size)).astype(dtype)
+                           for size in (I, self.directions * self.width))
         self.state, self.dstate = (as_state([rng.standard_normal((states, B, width)).astype(dtype) for width in widths])
                                    for _ in range(2))
 
@@ -69,8 +71,8 @@ class Case:
                           for name, array in of_part.items() if name[0] in "wb" and array is not None}
         cache = {name: None if getattr(caches[0], name) is None else np.stack([getattr(part, name) for part in caches])
                  for name in ("h", "c", "gates")}
-        return named(x, as_state(list(map(np.stack, zip(*last)))), dy, as_state(list(map(np.stack, zip(*first)))), grads,
-                     np.stack(dh), **cache)
+        last, first = (as_state(list(map(np.stack, zip(*parts)))) for parts in (last, first))
+        return named(x, last, dy, first, grads, np.stack(dh), **cache)
 
     def computed(self, lengths=None, truncate=None):
         y, state, cache = self.layer.forward(self.x, self.state, lengths=lengths)

@@ -68,11 +68,11 @@ def shuffled(series: Series, seed: int) -> Series:
 
 def likelihood_by_tau(series: Series) -> np.ndarray:
     """Nats per year of AR(0), AR(1), .. over the later years to learn from, each after a fit to all before it."""
-    train = series.train
-    return np.array([
-        np.mean([AR(tau).fit(train[:s]).log_prob(train[: s + 1], given=s) for s in range(len(train) - FORETOLD, len(train))])
-        for tau in range(LONGEST + 1)
-    ])
+    train, likelihoods = series.train, []
+    for tau in range(LONGEST + 1):
+        later = range(len(train) - FORETOLD, len(train))
+        likelihoods.append(np.mean([AR(tau).fit(train[:s]).log_prob(train[: s + 1], given=s) for s in later]))
+    return np.array(likelihoods)
 
 
 def network(series: Series, cell: str, *, epochs: int, seed: int) -> LatentAR:
@@ -123,7 +123,10 @@ def run(out: Path, *, epochs: int | None = None, seed: int = 0) -> None:
     epochs = EPOCHS if epochs is None else epochs
     series = load()
     held_out = len(series.values) - series.learned
-    print(f"series: {series.learned} years of sunspots to learn from, {held_out} held out; networks from {STARTS} starts")
+    print(
+        f"series: {series.learned} years of sunspots to learn from, {held_out} held out; "
+        f"{STARTS} starts of each network"
+    )
     variants = {"in order": series, "shuffled": shuffled(series, seed)}
     fits, by_tau = {}, {}
     with tqdm(total=len(variants) * len(NETWORKS) * STARTS, unit=" fits", leave=False) as bar:

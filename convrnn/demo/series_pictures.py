@@ -43,7 +43,8 @@ def forecasts(series: Series, models: dict[str, AR | LatentAR], first: int, path
         axes.set_ylabel("mean sunspot number")
     for axes in grid[1]:
         axes.set_xlabel("year")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower center", ncols=4)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -51,17 +52,17 @@ def lags(by_tau: dict[str, np.ndarray]) -> Figure:
     """The likelihood of years by AR(tau) fit to those before them, over tau."""
     figure = _figure(8, 4, "How far back does it pay to look?")
     axes = figure.subplots()
-    for name, nats in by_tau.items():
+    for (name, nats), below in zip(by_tau.items(), (False, True), strict=True):
         axes.plot(nats, color=COLORS[name], marker="o", markersize=3.5, label=f"sunspots {name}")
         best = int(nats.argmax())
-        axes.annotate(f"AR({best})", (best, nats[best]), xytext=(0, 7), textcoords="offset points", ha="center",
-                      color=COLORS[name], fontsize=9)
+        axes.annotate(f"AR({best})", (best, nats[best]), xytext=(0, -14 if below else 7), textcoords="offset points",
+                      ha="center", color=COLORS[name], fontsize=9)
     axes.set(xlabel="tau: years looked back", ylabel="log-likelihood per year (nats)")
     axes.margins(y=0.15)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center right")
     return figure
 
 

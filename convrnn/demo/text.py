@@ -18,7 +18,7 @@ from ..autoregressive import LatentAR
 from . import text_pictures
 from .extras import require
 
-EPOCHS = 10
+EPOCHS = 8
 HIDDEN = 256
 EMBEDDING = 64
 STRANDS = 32
@@ -116,7 +116,8 @@ def lstm_bits(model: LatentAR, corpus: Corpus) -> float:
 def train(corpus: Corpus, *, epochs: int, seed: int) -> LatentAR:
     """An LSTM trained on the text, the last twentieth of which picks the best epoch."""
     model = LatentAR(
-        HIDDEN, cell="lstm", output="categorical", num_categories=len(corpus.alphabet), embedding_dim=EMBEDDING, rng=seed
+        HIDDEN, cell="lstm", output="categorical", num_categories=len(corpus.alphabet), embedding_dim=EMBEDDING,
+        rng=seed,
     )
     return model.fit(
         corpus.train, epochs=epochs, block=BLOCK, strands=STRANDS, lr=LEARNING_RATE,
