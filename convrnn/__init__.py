@@ -31,7 +31,8 @@ from .pool import (avg_pool1d, avg_pool1d_backward, avg_pool2d, avg_pool2d_backw
                    max_pool2d, max_pool2d_backward)
 from .recurrent import gru, gru_backward, lstm, lstm_backward, rnn, rnn_backward
 from .recurrent_layers import GRU, LSTM, RNN
-from .runtime import get_include, get_num_threads, isa, num_threads, set_num_threads, show_config
+from .runtime import (get_include, get_num_threads, isa, num_threads, register_threadpoolctl, set_num_threads,
+                      show_config)
 
 __all__ = [
     "AR", "GRU", "LSTM", "RNN", "AvgPool2d", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d",
@@ -41,5 +42,5 @@ __all__ = [
     "conv_transpose1d", "conv_transpose1d_backward", "conv_transpose2d", "conv_transpose2d_backward",
     "conv_transpose3d", "conv_transpose3d_backward", "get_include", "get_num_threads", "gru", "gru_backward", "isa",
     "losses", "lstm", "lstm_backward", "max_pool1d", "max_pool1d_backward", "max_pool2d", "max_pool2d_backward",
-    "num_threads", "optimizers", "rnn", "rnn_backward", "set_num_threads", "show_config",
+    "num_threads", "optimizers", "register_threadpoolctl", "rnn", "rnn_backward", "set_num_threads", "show_config",
 ]

@@ -108,6 +108,7 @@ cdef class Geometry:
         self._set_axes(stride, padding, dilation)
         for axis in range(3 - rank, 3):
             self._set_transposed(axis, output_padding[axis - 3 + rank])
+        self._check_size("the output", self.conv.C, self.size)
         return self
 
     @staticmethod
@@ -123,6 +124,11 @@ cdef class Geometry:
             if max(self.conv.pad_low[axis], self.conv.pad_high[axis]) >= self.conv.kernel[axis]:
                 raise ValueError(f"padding must be less than size, {self.conv.kernel[axis]}, "
                                  f"got ({self.conv.pad_low[axis]}, {self.conv.pad_high[axis]})")
+            padded = <object>self.size[axis] + self.conv.pad_low[axis] + self.conv.pad_high[axis]
+            if self.conv.kernel[axis] > padded:
+                raise ValueError(f"size must be at most {padded}, the extent of x with its padding, "
+                                 f"got {self.conv.kernel[axis]}")
+        self._check_size("a window for each image", self.conv.C, self.conv.kernel)
         self._set_out()
         return self
 
@@ -199,6 +205,13 @@ cdef class Geometry:
             check(_c.cr_conv_output_size(
                 self.size[axis], self.conv.kernel[axis], self.conv.stride[axis], self.conv.dilation[axis],
                 self.conv.pad_low[axis], self.conv.pad_high[axis], &self.conv.out[axis]))
+        self._check_size("the output", self.conv.K, self.conv.out)
+
+    cdef int _check_size(self, str what, int64_t channels, const int64_t *size) except -1:
+        """Offsets in an array that is still to be made fit 63 bits."""
+        if <double>self.conv.N * channels * size[0] * size[1] * size[2] > 2.0**60:
+            raise ValueError(f"{what}, of shape {self._shape(channels, size)}, would have more than 2**60 elements")
+        return 0
 
     cdef _set_transposed(self, int axis, extra):
         """size = (out - 1)*stride - low - high + dilation*(kernel - 1) + extra + 1, in Python's unlimited integers."""

@@ -41,10 +41,19 @@ def as_array(name: str, value: ArrayLike, dtype: np.dtype | None = None) -> np.n
     return array
 
 
+def _view(name: str, value: Any) -> np.ndarray:
+    """value as an array of any dtype, over its own memory if it has any."""
+    try:
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            value = np.from_dlpack(value)
+        return np.asarray(value)
+    except (TypeError, ValueError, BufferError, RuntimeError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{name} cannot be read as an array: {error}") from error
+
+
 def _plain_array(name: str, value: Any) -> np.ndarray:
-    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
-        value = np.from_dlpack(value)
-    array = np.asarray(value)
+    array = _view(name, value)
     if array.dtype not in (np.float32, np.float64) or not array.dtype.isnative:
         raise TypeError(f"{name} must be float32 or float64 in native byte order, got {array.dtype.str} "
                         f"({array.dtype.name})")
@@ -62,8 +71,11 @@ def as_vector(name: str, value: ArrayLike | None, size: int, dtype: np.dtype) ->
 
 
 def as_output(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype,
-              inputs: Iterable[np.ndarray | None]) -> np.ndarray:
-    """A new array, or out if it can take the result: shape, dtype, C-contiguous, writable, no part of an input."""
+              inputs: Iterable[ArrayLike | None]) -> np.ndarray:
+    """A new array, or out if it can take the result: shape, dtype, C-contiguous, writable, no part of an input.
+
+    inputs are the arguments as they were given: out must not overlap one that is read through a copy, either.
+    """
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray):
@@ -74,8 +86,8 @@ def as_output(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype,
         raise ValueError(f"out must have shape {tuple(shape)}, got {out.shape}")
     if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
         raise ValueError("out must be C-contiguous, aligned and writable")
-    for array in inputs:
-        if array is not None and np.shares_memory(out, array):
+    for value in inputs:
+        if value is not None and np.shares_memory(out, _view("an input", value)):
             raise ValueError("out must not overlap an input")
     return out.view(np.ndarray)
 
@@ -83,23 +95,36 @@ def as_output(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype,
 def integer(name: str, value: Any, low: int) -> int:
     """value as an int in [low, 2**63)."""
     try:
-        number = operator.index(value)
+        number = operator.index(None if isinstance(value, bool) else value)
     except TypeError:
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}") from None
+        raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})") from None
     if not low <= number <= _LARGEST:
         raise ValueError(f"{name} must be at least {low} and less than 2**63, got {number}")
     return number
 
 
-def per_axis(name: str, value: Any, rank: int) -> tuple[int, ...]:
-    """An int >= 1 for each of rank axes, from one int or a sequence of them."""
-    if type(value) is int and 0 < value <= _LARGEST:
+def shape_of(name: str, value: Any) -> tuple[int, ...]:
+    """value as the shape of an array."""
+    try:
+        sizes = tuple(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a sequence of ints, got {value!r}") from None
+    return tuple(integer(name, size, 0) for size in sizes)
+
+
+def per_axis(name: str, value: Any, rank: int, low: int = 1) -> tuple[int, ...]:
+    """An int >= low for each of rank axes, from one int or a sequence of them."""
+    if type(value) is int and low <= value <= _LARGEST:
         return (value,) * rank
-    if isinstance(value, (tuple, list, np.ndarray)) and np.ndim(value) == 1:
+    if _is_sequence(value):
         if len(value) != rank:
             raise ValueError(f"{name} must be one int or {rank} of them, one per axis, got {value!r}")
-        return tuple(integer(name, item, 1) for item in value)
-    return (integer(name, value, 1),) * rank
+        return tuple(integer(name, item, low) for item in value)
+    return (integer(name, value, low),) * rank
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
 def choice(name: str, value: Any, choices: Mapping[Any, T]) -> T:
@@ -112,7 +137,7 @@ def choice(name: str, value: Any, choices: Mapping[Any, T]) -> T:
 
 def channels_first(layout: str) -> bool:
     """Whether layout is "channels_first"; a ValueError if it is neither."""
-    if layout not in LAYOUTS:
+    if not isinstance(layout, str) or layout not in LAYOUTS:
         raise ValueError(f"layout must be 'channels_last' or 'channels_first', got {layout!r}")
     return layout == "channels_first"
 
@@ -121,7 +146,7 @@ def explicit_padding(padding: ExplicitPadding, rank: int) -> Pairs:
     """A (low, high) pair for each axis, from an int or from a sequence of ints or pairs, one per axis."""
     if type(padding) is int and 0 <= padding <= _LARGEST:
         return ((padding, padding),) * rank
-    if isinstance(padding, (tuple, list, np.ndarray)):
+    if _is_sequence(padding):
         if len(padding) != rank:
             raise ValueError(
                 f"padding must be one int, or one int or (low, high) pair for each of {rank} axes, got {padding!r}")
@@ -132,7 +157,7 @@ def explicit_padding(padding: ExplicitPadding, rank: int) -> Pairs:
 
 
 def _pair(item: PerAxis) -> tuple[int, int]:
-    if isinstance(item, (tuple, list, np.ndarray)):
+    if _is_sequence(item):
         if len(item) != 2:
             raise ValueError(f"padding along an axis must be an int or a (low, high) pair, got {item!r}")
         return integer("padding", item[0], 0), integer("padding", item[1], 0)

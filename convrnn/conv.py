@@ -12,7 +12,7 @@ import numpy as np
 
 from . import _core
 from .arguments import (as_array, as_output, as_vector, channels_first, choice, explicit_padding, integer, per_axis,
-                        resolve_padding)
+                        resolve_padding, shape_of)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,23 +49,16 @@ def _transposed_geometry(rank: int, x_shape: tuple[int, ...], w_shape: tuple[int
     """The convolution whose input gradient this transposed one is: x_shape and y_shape are exchanged."""
     return _core.Geometry.of_transposed(
         rank, channels_first(layout), x_shape, w_shape, per_axis("stride", stride, rank),
-        explicit_padding(padding, rank), _output_padding(output_padding, rank), per_axis("dilation", dilation, rank),
-        integer("groups", groups, 1))
+        explicit_padding(padding, rank), per_axis("output_padding", output_padding, rank, 0),
+        per_axis("dilation", dilation, rank), integer("groups", groups, 1))
 
 
-def _flipped(w: np.ndarray, rank: int, layout: str) -> np.ndarray:
-    """w, a view, with its kernel axes reversed."""
-    kernel = (slice(None, None, -1),) * rank
+def _oriented(w: np.ndarray, rank: int, layout: str, flip: bool) -> np.ndarray:
+    """w, or if flip a view of it with its kernel axes reversed."""
+    if not isinstance(flip, (bool, np.bool_)):
+        raise TypeError(f"flip must be True or False, got {flip!r}")
+    kernel = (slice(None, None, -1 if flip else 1),) * rank
     return w[(slice(None), slice(None), *kernel)] if layout == "channels_first" else w[kernel]
-
-
-def _output_padding(output_padding: PerAxis, rank: int) -> tuple[int, ...]:
-    """An int >= 0 for each axis."""
-    if isinstance(output_padding, (tuple, list, np.ndarray)):
-        if len(output_padding) != rank:
-            raise ValueError(f"output_padding must be one int or {rank} of them, one per axis, got {output_padding!r}")
-        return tuple(integer("output_padding", item, 0) for item in output_padding)
-    return (integer("output_padding", output_padding, 0),) * rank
 
 
 # ---- any rank ----
@@ -73,24 +66,25 @@ def _output_padding(output_padding: PerAxis, rank: int) -> tuple[int, ...]:
 
 def _resolve_algorithm(algorithm: str) -> str:
     """The algorithm that runs: the direct one, so far the only one that applies to any convolution."""
-    if algorithm in ("auto", "direct"):
-        return "direct"
+    if not isinstance(algorithm, str) or algorithm not in ("auto", "direct", "winograd"):
+        raise ValueError(f"algorithm must be 'auto', 'direct' or 'winograd', got {algorithm!r}")
     if algorithm == "winograd":
         raise ValueError("algorithm 'winograd' does not apply to this convolution; use 'auto' or 'direct'")
-    raise ValueError(f"algorithm must be 'auto', 'direct' or 'winograd', got {algorithm!r}")
+    return "direct"
 
 
 def _conv(rank: int, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, stride: PerAxis, padding: Padding,
           dilation: PerAxis, groups: SupportsIndex, layout: str, flip: bool, padding_mode: str, activation: str | None,
           algorithm: str, out: np.ndarray | None) -> np.ndarray:
+    given = x, w, b
     x = as_array("x", x)
     w = as_array("w", w, x.dtype)
     _resolve_algorithm(algorithm)
     fused = choice("activation", activation, _core.ACTIVATIONS)
     geometry = _geometry(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode)
     b = as_vector("b", b, geometry.filters, x.dtype)
-    y = as_output(out, geometry.y_shape, x.dtype, (x, w, b))
-    _core.conv_forward(geometry, x, _flipped(w, rank, layout) if flip else w, b, y, fused)
+    y = as_output(out, geometry.y_shape, x.dtype, given)
+    _core.conv_forward(geometry, x, w if flip is False else _oriented(w, rank, layout, flip), b, y, fused)
     return y if out is None else out
 
 
@@ -108,10 +102,10 @@ def _conv_backward(rank: int, dy: ArrayLike, x: ArrayLike, w: ArrayLike, stride:
     dx = dw = db = None
     if need_x:
         dx = np.empty(x.shape, x.dtype)
-        _core.conv_backward_data(geometry, dy, _flipped(w, rank, layout) if flip else w, None, dx)
+        _core.conv_backward_data(geometry, dy, w if flip is False else _oriented(w, rank, layout, flip), None, dx)
     if need_w:
         dw = np.empty(w.shape, x.dtype)
-        _core.conv_backward_weights(geometry, dy, x, _flipped(dw, rank, layout) if flip else dw)
+        _core.conv_backward_weights(geometry, dy, x, dw if flip is False else _oriented(dw, rank, layout, flip))
     if need_b:
         db = np.empty(geometry.filters, x.dtype)
         _core.conv_backward_bias(geometry, dy, db)
@@ -119,9 +113,12 @@ def _conv_backward(rank: int, dy: ArrayLike, x: ArrayLike, w: ArrayLike, stride:
 
 
 def _parse_needs(needs: Iterable[str]) -> tuple[bool, bool, bool]:
-    needs = tuple(needs)
+    try:
+        needs = tuple(needs)
+    except TypeError:
+        raise TypeError(f"needs must hold some of 'x', 'w', 'b', got {needs!r}") from None
     for name in needs:
-        if name not in ("x", "w", "b"):
+        if not isinstance(name, str) or name not in ("x", "w", "b"):
             raise ValueError(f"needs must hold some of 'x', 'w', 'b', got {name!r}")
     return "x" in needs, "w" in needs, "b" in needs
 
@@ -129,11 +126,12 @@ def _parse_needs(needs: Iterable[str]) -> tuple[bool, bool, bool]:
 def _conv_transpose(rank: int, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, stride: PerAxis,
                     padding: ExplicitPadding, output_padding: PerAxis, dilation: PerAxis, groups: SupportsIndex,
                     layout: str, out: np.ndarray | None) -> np.ndarray:
+    given = x, w, b
     x = as_array("x", x)
     w = as_array("w", w, x.dtype)
     geometry = _transposed_geometry(rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups, layout)
     b = as_vector("b", b, geometry.channels, x.dtype)
-    y = as_output(out, geometry.x_shape, x.dtype, (x, w, b))
+    y = as_output(out, geometry.x_shape, x.dtype, given)
     _core.conv_backward_data(geometry, x, w, b, y)
     return y if out is None else out
 
@@ -505,9 +503,8 @@ def conv_algorithm(x_shape: Sequence[SupportsIndex], w_shape: Sequence[SupportsI
 
 def _shapes_geometry(x_shape: Sequence[SupportsIndex], w_shape: Sequence[SupportsIndex], stride: PerAxis,
                      padding: Padding, dilation: PerAxis, groups: SupportsIndex, layout: str) -> _core.Geometry:
-    rank = len(w_shape) - 2
+    image, kernel = shape_of("x_shape", x_shape), shape_of("w_shape", w_shape)
+    rank = len(kernel) - 2
     if rank not in (1, 2, 3):
-        raise ValueError(f"w_shape must have 3, 4 or 5 entries, got {tuple(w_shape)}")
-    image = tuple(integer("x_shape", size, 0) for size in x_shape)
-    kernel = tuple(integer("w_shape", size, 0) for size in w_shape)
+        raise ValueError(f"w_shape must have 3, 4 or 5 entries, got {kernel}")
     return _geometry(rank, image, kernel, stride, padding, dilation, groups, layout, "constant")

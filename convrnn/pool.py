@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import _core
-from .arguments import as_array, as_output, channels_first, explicit_padding, integer, per_axis
+from .arguments import as_array, as_output, channels_first, explicit_padding, per_axis, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,9 +45,10 @@ def _cells(geometry: _core.Geometry, dtype: np.dtype) -> np.floating:
 
 def _max_pool(rank: int, x: ArrayLike, size: PerAxis, stride: PerAxis | None, padding: ExplicitPadding, layout: str,
               out: np.ndarray | None) -> np.ndarray:
+    given = x
     x = as_array("x", x)
     geometry = _geometry(rank, x.shape, size, stride, padding, layout)
-    y = as_output(out, geometry.y_shape, x.dtype, (x,))
+    y = as_output(out, geometry.y_shape, x.dtype, (given,))
     _core.max_pool_forward(geometry, x, y)
     return y if out is None else out
 
@@ -65,9 +66,10 @@ def _max_pool_backward(rank: int, dy: ArrayLike, x: ArrayLike, size: PerAxis, st
 
 def _avg_pool(rank: int, x: ArrayLike, size: PerAxis, stride: PerAxis | None, padding: ExplicitPadding, layout: str,
               out: np.ndarray | None) -> np.ndarray:
+    given = x
     x = as_array("x", x)
     geometry = _geometry(rank, x.shape, size, stride, padding, layout)
-    y = as_output(out, geometry.y_shape, x.dtype, (x,))
+    y = as_output(out, geometry.y_shape, x.dtype, (given,))
     _core.conv_forward(geometry, x, _ones(geometry, x.dtype, layout), None, y, _core.ACTIVATIONS[None])
     y /= _cells(geometry, x.dtype)
     return y if out is None else out
@@ -76,7 +78,7 @@ def _avg_pool(rank: int, x: ArrayLike, size: PerAxis, stride: PerAxis | None, pa
 def _avg_pool_backward(rank: int, dy: ArrayLike, x_shape: Sequence[SupportsIndex], size: PerAxis,
                        stride: PerAxis | None, padding: ExplicitPadding, layout: str) -> np.ndarray:
     dy = as_array("dy", dy)
-    shape = tuple(integer("x_shape", extent, 0) for extent in x_shape)
+    shape = shape_of("x_shape", x_shape)
     geometry = _geometry(rank, shape, size, stride, padding, layout)
     _check_gradient(dy, geometry)
     dx = np.empty(shape, dy.dtype)

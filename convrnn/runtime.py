@@ -47,6 +47,20 @@ def num_threads(n: SupportsIndex) -> Iterator[None]:
         set_num_threads(before)
 
 
+def register_threadpoolctl() -> None:
+    """Lets threadpoolctl see and limit the threads of this package, as it does those of BLAS; needs threadpoolctl.
+
+    Examples
+    --------
+    >>> import convrnn as cr, threadpoolctl
+    >>> cr.register_threadpoolctl()
+    >>> with threadpoolctl.threadpool_limits(1, user_api="convrnn"):
+    ...     cr.get_num_threads()
+    1
+    """
+    from . import _threadpoolctl  # noqa: F401, its import registers
+
+
 def isa() -> str:
     """The instruction set in use: "generic", "avx2" or "avx512"; CONVRNN_ISA forces one."""
     return _core.isa()

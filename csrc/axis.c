@@ -130,21 +130,23 @@ static struct ladder ladder_of(const struct cr_axis *axis, int64_t target)
     if (!axis->backward)
         return (struct ladder){axis->kernel, 0, 1, target * axis->stride - axis->low, axis->dilation};
 
-    /* Taps with (target + low - tap*dilation) divisible by stride: every period-th, from the first one found. */
-    int64_t divisor = axis->stride, rest = axis->dilation;
+    /* Taps with (target + low - tap*dilation) divisible by stride: every period-th, if any. Euclid's algorithm finds
+     * inverse with dilation*inverse = divisor modulo stride, hence the first one. */
+    int64_t divisor = axis->stride, rest = axis->dilation, inverse = 0, factor = 1;
     while (rest) {
-        const int64_t next = divisor % rest;
+        const int64_t quotient = divisor / rest, next = divisor % rest, next_factor = inverse - quotient * factor;
         divisor = rest;
         rest = next;
+        inverse = factor;
+        factor = next_factor;
     }
     const int64_t period = axis->stride / divisor, cell = target + axis->low;
-    for (int64_t tap = 0; tap < cr_smaller(period, axis->kernel); tap++)
-        if ((cell - tap * axis->dilation) % axis->stride == 0) {
-            const int64_t more = (axis->kernel - 1 - tap) / period, last = tap + more * period;
-            return (struct ladder){more + 1, last, -period, (cell - last * axis->dilation) / axis->stride,
-                                   axis->dilation / divisor};
-        }
-    return (struct ladder){0};
+    if (cell % divisor != 0) return (struct ladder){0};
+    const int64_t tap = (int64_t)((__int128)(cell / divisor % period) * modulo(inverse, period) % period);
+    if (tap >= axis->kernel) return (struct ladder){0};
+    const int64_t more = (axis->kernel - 1 - tap) / period, last = tap + more * period;
+    return (struct ladder){more + 1, last, -period, (cell - last * axis->dilation) / axis->stride,
+                           axis->dilation / divisor};
 }
 
 int64_t cr_axis_run(const struct cr_axis *axis, int64_t target, int64_t end, struct cr_pair *pairs, int64_t *count)

@@ -6,7 +6,7 @@ enum cr_status cr_conv_backward_data(const struct cr_conv *conv, const struct cr
                                      const struct cr_tensor *w, const void *b, const struct cr_tensor *dx)
 {
     enum cr_status status = cr_conv_check(conv);
-    if (status != CR_OK) return status;
+    if (status != CR_OK || conv->N == 0) return status;
 
     const struct cr_tensor exchanged = {
         .data = w->data,

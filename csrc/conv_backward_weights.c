@@ -204,8 +204,8 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
         .panel_channels = kernels->columns,
         .taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2],
         .rows = conv->N * conv->out[0] * conv->out[1],
-        .width = conv->out[2],
-        .width_block = cr_smaller(conv->out[2], PIXELS),
+        .width = conv->N ? conv->out[2] : 1, /* without images, once through, to write zeros */
+        .width_block = cr_smaller(conv->N ? conv->out[2] : 1, PIXELS),
     };
     for (int axis = 0; axis < 3; axis++) cr_axis_open(&plan.axis[axis], conv, axis, 0);
     plan.w_group = plan.out_channels * dw->batch;

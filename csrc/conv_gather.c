@@ -285,7 +285,7 @@ static enum cr_status allocate_workspace(struct plan *plan, int parts)
         panel = plan->tap_chunk * plan->channel_chunk * plan->kernels->columns * plan->kernels->size;
     plan->panel_offset = cr_ceil_div(bytes, line) * line;
     plan->part_bytes = cr_ceil_div(plan->panel_offset + panel, line) * line;
-    if (cr_multiply_add(plan->part_bytes, parts, 0, &bytes)) bytes = -1;
+    if (cr_multiply_add(plan->part_bytes, parts, 0, &bytes)) bytes = INT64_MAX;
     plan->workspace = cr_allocate(bytes);
     return plan->workspace ? CR_OK : CR_OUT_OF_MEMORY;
 }

@@ -127,10 +127,14 @@ static enum cr_status run(const struct cr_pool *pool, const struct cr_tensor *x,
     plan.kernels = cr_kernels(pool->dtype);
     for (int axis = 0; axis < 3; axis++) {
         cr_axis_open(&plan.axis[axis], &conv, axis, 0);
-        plan.part_bytes += cr_axis_pairs(&plan.axis[axis]) * (int64_t)sizeof(struct cr_pair);
+        if (cr_multiply_add(cr_axis_pairs(&plan.axis[axis]), sizeof(struct cr_pair), plan.part_bytes,
+                            &plan.part_bytes))
+            return cr_fail(CR_OVERFLOW, "the list of taps does not fit 63 bits");
     }
     const int parts = (int)cr_smaller(cr_parts(operations), cr_larger(1, pool->N * pool->C));
-    plan.workspace = cr_allocate(parts * plan.part_bytes);
+    int64_t bytes;
+    if (cr_multiply_add(plan.part_bytes, parts, 0, &bytes)) bytes = INT64_MAX;
+    plan.workspace = cr_allocate(bytes);
     if (!plan.workspace) return CR_OUT_OF_MEMORY;
     cr_parallel(parts, run_part, &plan);
     cr_release(plan.workspace);

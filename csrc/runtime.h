@@ -9,6 +9,9 @@
 
 #define CR_HIDDEN __attribute__((visibility("hidden")))
 
+/* What threadpoolctl looks up in the Python module, all other symbols of which are hidden. */
+#define CR_VISIBLE __attribute__((visibility("default")))
+
 /* status.c: keeps the words for cr_error_message of this thread and returns status, so that a check reads
  * `return cr_fail(CR_INVALID_ARGUMENT, "groups must divide C, but ...", ...)`. Call it from the caller's thread. */
 CR_HIDDEN enum cr_status cr_fail(enum cr_status status, const char *format, ...)

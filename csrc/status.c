@@ -36,7 +36,7 @@ enum cr_status cr_fail(enum cr_status status, const char *format, ...)
     return status;
 }
 
-const char *cr_version(void)
+CR_VISIBLE const char *cr_version(void)
 {
     return CR_VERSION;
 }

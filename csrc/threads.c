@@ -359,7 +359,7 @@ static int usable_processors(void)
     return processors < 1 ? 1 : processors < max_threads ? (int)processors : max_threads;
 }
 
-int cr_get_num_threads(void)
+CR_VISIBLE int cr_get_num_threads(void)
 {
     int count = atomic_load(&num_threads);
     if (count != 0)
@@ -372,7 +372,7 @@ int cr_get_num_threads(void)
     return atomic_compare_exchange_strong(&num_threads, &count, initial) ? initial : count;
 }
 
-enum cr_status cr_set_num_threads(int64_t n)
+CR_VISIBLE enum cr_status cr_set_num_threads(int64_t n)
 {
     if (n < 1)
         return cr_fail(CR_INVALID_ARGUMENT, "the number of threads is %" PRId64 " but must be at least 1", n);
