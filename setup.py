@@ -1,6 +1,5 @@
 """What pyproject.toml cannot say: one static library per instruction set, and the extension that links them."""
 import platform
-import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_clib import build_clib
 from setuptools.command.build_ext import build_ext
-from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).parent
 

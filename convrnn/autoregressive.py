@@ -53,6 +53,11 @@ def _as_series(name: str, value: ArrayLike, value_shape: tuple[int, ...] | None 
     return x
 
 
+def _rows(x: np.ndarray) -> np.ndarray:
+    """A series (T,) or (T, d) as (T, d) in float64."""
+    return x.reshape(len(x), math.prod(x.shape[1:])).astype(np.float64)
+
+
 def _finite(name: str, x: np.ndarray) -> None:
     if not np.isfinite(x).all():
         raise ValueError(f"{name} must be finite, got {x[~np.isfinite(x)][0]}")
@@ -123,7 +128,7 @@ class AR:
         """
         x = _as_series("x", x)
         _finite("x", x)
-        values = x.reshape(len(x), -1).astype(np.float64)
+        values = _rows(x)
         T, d = values.shape
         fewest = self.tau + self.tau * d + 1 + d
         if T < fewest:
@@ -156,7 +161,7 @@ class AR:
         """
         x = self._series("x", x)
         given = _checked_given(self.tau if given is None else given, self.tau, len(x))
-        values = x.reshape(len(x), -1).astype(np.float64)
+        values = _rows(x)
         mean = self.intercept + self._past(values) @ self._stacked()
         residuals = (values[self.tau :] - mean)[given - self.tau :]
         try:
@@ -259,19 +264,19 @@ class _Gaussian:
         _finite("x", x)
         self.value_shape = x.shape[1:]
         self.dtype = dtype
-        flat = x.reshape(len(x), -1).astype(np.float64)
-        self.mean, deviation = flat.mean(axis=0), flat.std(axis=0)
+        values = _rows(x)
+        self.mean, deviation = values.mean(axis=0), values.std(axis=0)
         self.scale = np.where(deviation > 0, deviation, 1.0)
         self.nothing = np.empty((0, len(self.mean)), dtype)
         self.marginal = np.zeros(2 * len(self.mean), dtype)
 
     @staticmethod
-    def series(x: ArrayLike) -> np.ndarray:
-        return _as_series("x", x)
+    def series(name: str, x: ArrayLike) -> np.ndarray:
+        return _as_series(name, x)
 
     def encode(self, name: str, x: ArrayLike) -> tuple[np.ndarray, np.dtype]:
         x = _as_series(name, x, self.value_shape)
-        return ((x.reshape(len(x), -1) - self.mean) / self.scale).astype(self.dtype), x.dtype
+        return ((_rows(x) - self.mean) / self.scale).astype(self.dtype), x.dtype
 
     def decode(self, values: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
         unscaled = values * self.scale + self.mean
@@ -306,14 +311,14 @@ class _Categorical:
         self.marginal = np.log((np.bincount(x, minlength=categories) + 1) / (len(x) + categories))
 
     @staticmethod
-    def series(x: ArrayLike) -> np.ndarray:
+    def series(name: str, x: ArrayLike) -> np.ndarray:
         x = np.asarray(x)
         if x.ndim != 1:
-            raise ValueError(f"x must have shape (T,), got {x.shape}")
+            raise ValueError(f"{name} must have shape (T,), got {x.shape}")
         return x
 
     def encode(self, name: str, x: ArrayLike) -> tuple[np.ndarray, np.dtype | None]:
-        return checked_tokens(name, self.series(x), len(self.marginal)), None
+        return checked_tokens(name, self.series(name, x), len(self.marginal)), None
 
     def decode(self, values: np.ndarray, dtype: None) -> np.ndarray:
         return values.astype(np.int64)
@@ -491,7 +496,7 @@ class LatentAR:
         TypeError, ValueError
             The series or a number is not as above.
         """
-        x = (_Categorical if self._categorical else _Gaussian).series(x)
+        x = (_Categorical if self._categorical else _Gaussian).series("x", x)
         epochs, block = integer("epochs", epochs, 1), integer("block", block, 1)
         strands, validation = integer("strands", strands, 1), integer("validation", validation, 0)
         if not clip_norm > 0:

@@ -108,10 +108,11 @@ def test_snapshot_state_and_pickle(layer):
         (lambda layer: layer(np.array([2**63], np.uint64)), ValueError, "got 9223372036854775808"),
         (lambda layer: layer([1.0]), TypeError, "x must be integers, got float64"),
         (lambda layer: layer([True]), TypeError, "x must be integers, got bool"),
-        (lambda layer: layer.backward(np.zeros((3, 4)), np.zeros(3, np.int64)), (ValueError, TypeError), "dy"),
+        (lambda layer: layer.backward(layer([0, 1])[:, :4], np.arange(2)), ValueError, r"dy must have .* \(2, 5\)"),
+        (lambda layer: layer.backward(layer([0, 1]).astype(">f4"), np.arange(2)), TypeError, "dy must be .*>f4"),
         (lambda layer: cr.Embedding(0, 3), ValueError, "num_embeddings must be at least 1"),
         (lambda layer: cr.Embedding(3, 0), ValueError, "embedding_dim must be at least 1"),
-        (lambda layer: cr.Embedding(3, 2.0), TypeError, "embedding_dim must be an int, got float"),
+        (lambda layer: cr.Embedding(3, 2.0), TypeError, "embedding_dim must be an int"),
         (lambda layer: cr.Embedding(3, 2, dtype=np.float16), TypeError, "float16"),
     ],
 )
