@@ -355,7 +355,7 @@ def test_fit_is_truncated_bptt_with_adam(cell, layer):
     """Against the same training by hand: state carried over blocks, its gradient dropped, the rate along a cosine."""
     x, *_ = vector_process(41)
     options = {"cell": cell, "dtype": np.float64, "rng": 0}
-    model = cr.LatentAR(5, **options).fit(x, epochs=2, block=15, lr=0.01, clip_norm=0.2)
+    model = cr.LatentAR(5, **options).fit(x, epochs=2, block=15, lr=0.01, clip_norm=0.65)
     params = cr.LatentAR(5, **options).fit(x, epochs=1, lr=0.0).params  # the start values
 
     recurrent, head = layer(2, 5, dtype=np.float64), cr.Linear(5, 4, dtype=np.float64)
@@ -374,10 +374,11 @@ def test_fit_is_truncated_bptt_with_adam(cell, layer):
         _, _, cell_grads = recurrent.backward(dy, cache)
         grads = {f"cell.{name}": array for name, array in cell_grads.items()}
         grads |= {f"head.{name}": array for name, array in head_grads.items()}
-        norms.append(cr.optimizers.clip_norm(grads, 0.2))
+        norms.append(cr.optimizers.clip_norm(grads, 0.65))
         optimizer.lr = 0.01 * (1 + math.cos(math.pi * step / 6)) / 2
         optimizer.step(grads)
-    assert max(norms) > 0.2  # else nothing would tell that gradients are clipped
+    if cell == "lstm":  # some clipped and some not: else Adam would hide a wrong scale of them all
+        assert min(norms) < 0.65 < max(norms)
     for name, array in model.params.items():
         np.testing.assert_allclose(array, params[name], rtol=1e-9, atol=1e-12)
 
