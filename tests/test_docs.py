@@ -119,13 +119,16 @@ def test_versions_agree():
 
 
 def import_alone(folder, core=None):
-    """What `import convrnn` prints as its last line where the package is __init__.py and, if given, a _core.py."""
+    """What `import convrnn` prints as its last line where the package is __init__.py and, if given, a _core.py.
+
+    Without site-packages (-S), where an editable installation would lend its own _core.
+    """
     package = folder / "convrnn"
     package.mkdir()
     shutil.copy(convrnn.__file__, package)
     if core is not None:
         (package / "_core.py").write_text(core, encoding="utf-8")
-    done = subprocess.run([sys.executable, "-c", "import convrnn"], cwd=folder, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-S", "-c", "import convrnn"], cwd=folder, capture_output=True, text=True,
                           env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"})
     assert done.returncode == 1
     return done.stderr.strip().splitlines()[-1]
