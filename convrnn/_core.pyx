@@ -246,6 +246,24 @@ cdef class Geometry:
         """The shape of its output."""
         return self._shape(self.conv.K, self.conv.out)
 
+    def new_output(self, cnp.ndarray like):
+        """An array for the output, not filled in, of the dtype of like: numpy.empty without its arguments."""
+        cdef cnp.npy_intp shape[5]
+        cdef int axis, n = 0
+        if self.batched:
+            shape[n] = self.conv.N
+            n += 1
+        if self.channels_first:
+            shape[n] = self.conv.K
+            n += 1
+        for axis in range(3 - self.rank, 3):
+            shape[n] = self.conv.out[axis]
+            n += 1
+        if not self.channels_first:
+            shape[n] = self.conv.K
+            n += 1
+        return cnp.PyArray_EMPTY(n, shape, cnp.PyArray_TYPE(like), 0)
+
     @property
     def channels(self):
         """C."""

@@ -84,7 +84,7 @@ def _conv(rank: int, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, stride: Pe
     geometry = _geometry(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode)
     if b is not None:
         b = as_vector("b", b, geometry.filters, x.dtype)
-    y = np.empty(geometry.y_shape, x.dtype) if out is None else as_output(out, geometry.y_shape, x.dtype, given)
+    y = geometry.new_output(x) if out is None else as_output(out, geometry.y_shape, x.dtype, given)
     _core.conv_forward(geometry, x, w if flip is False else _oriented(w, rank, layout, flip), b, y, fused)
     return y if out is None else out
 
