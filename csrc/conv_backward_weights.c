@@ -61,9 +61,13 @@ static void pack_block(const struct walk *walk)
     for (int64_t row = walk->row; row < walk->row_end; row++) {
         const int64_t from = row / (height * depth) * dy->batch + row / height % depth * dy->space[0] +
                              row % height * dy->space[1] + walk->column * dy->space[2];
-        plan->kernels->pack(cr_at(walk->panel, offset_of_dy(walk, row, walk->column), size), plan->kernels->columns,
-                            cr_at(panel_of_dy(walk), from, size), walk->column_end - walk->column, walk->channels,
-                            dy->space[2], dy->channel);
+        const struct cr_panels panels = {
+            .data = cr_at(walk->panel, offset_of_dy(walk, row, walk->column), size),
+            .width = plan->kernels->columns,
+            .row = plan->kernels->columns,
+        };
+        plan->kernels->pack(&panels, cr_at(panel_of_dy(walk), from, size), walk->column_end - walk->column,
+                            walk->channels, dy->space[2], dy->channel);
     }
 }
 

@@ -192,9 +192,12 @@ static void pack_chunk(const struct walk *walk)
 
     for (int64_t tap = walk->tap; tap < walk->tap_end; tap++) {
         const int64_t at = tap / (kh * kw) * w->space[0] + tap / kw % kh * w->space[1] + tap % kw * w->space[2];
-        plan->kernels->pack(cr_at(walk->panel, (tap - walk->tap) * depth * plan->kernels->columns, size),
-                            plan->kernels->columns, cr_at(w->data, start + at, size), depth, walk->channels,
-                            w->channel, along_n);
+        const struct cr_panels panels = {
+            .data = cr_at(walk->panel, (tap - walk->tap) * depth * plan->kernels->columns, size),
+            .width = plan->kernels->columns,
+            .row = plan->kernels->columns,
+        };
+        plan->kernels->pack(&panels, cr_at(w->data, start + at, size), depth, walk->channels, w->channel, along_n);
     }
 }
 

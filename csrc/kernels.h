@@ -62,6 +62,12 @@ struct cr_tile {
     const void *bias_column; /* [n], contiguous; or NULL */
 };
 
+/* A matrix [k, n] in panels of `width` columns: (i, j) is data[j/width*next + i*row + j%width]. */
+struct cr_panels {
+    void *data;
+    int64_t width, row, next; /* in elements */
+};
+
 /* m x n windows of max pooling, each a box of x.
  *
  *     maximum          y[i,j] = the maximum of the box of x that begins at x + i*x_row + j*x_column, NaN passing
@@ -98,9 +104,8 @@ struct cr_kernels {
     void (*product)(const struct cr_tile *tile);
     void (*diagonal)(const struct cr_tile *tile);
 
-    /* Panel of B: panel[i*panel_k + j] = source[i*source_k + j*source_n] for i < k, j < n. Between n and the next
-     * multiple of lanes the panel may be written too. */
-    void (*pack)(void *panel, int64_t panel_k, const void *source, int64_t k, int64_t n, int64_t source_k,
+    /* Element (i, j) of a matrix, source[i*source_k + j*source_n], i < k, j < n, into the panels. */
+    void (*pack)(const struct cr_panels *to, const void *source, int64_t k, int64_t n, int64_t source_k,
                  int64_t source_n);
 
     void (*maximum)(const struct cr_windows *windows);

@@ -25,9 +25,9 @@ enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kerne
     operand->data = operand->packed;
     operand->stride_k = rows == 1 ? padded : columns;
     operand->panel = rows == 1 ? operand->width : k * columns;
-    for (int64_t j = 0; j < n; j += columns)
-        kernels->pack(cr_at(operand->packed, rows == 1 ? j : j * k, kernels->size), operand->stride_k,
-                      cr_at(data, j * stride_n, kernels->size), k, cr_smaller(columns, n - j), stride_k, stride_n);
+    const struct cr_panels panels = {
+        .data = operand->packed, .width = operand->width, .row = operand->stride_k, .next = operand->panel};
+    kernels->pack(&panels, data, k, n, stride_k, stride_n);
     return CR_OK;
 }
 

@@ -118,5 +118,26 @@ CR_INLINE VEC NAME(keep)(VEC v)
     return v;
 }
 
+/* The lower, the upper halves of a and b, their lanes in turn: a0 b0 a1 b1 ... */
+#if CR_VECTOR_BYTES * 8 == 2 * REAL_BITS
+CR_INLINE VEC NAME(interleave_low)(VEC a, VEC b) { return __builtin_shufflevector(a, b, 0, 2); }
+CR_INLINE VEC NAME(interleave_high)(VEC a, VEC b) { return __builtin_shufflevector(a, b, 1, 3); }
+#elif CR_VECTOR_BYTES * 8 == 4 * REAL_BITS
+CR_INLINE VEC NAME(interleave_low)(VEC a, VEC b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+CR_INLINE VEC NAME(interleave_high)(VEC a, VEC b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+#elif CR_VECTOR_BYTES * 8 == 8 * REAL_BITS
+CR_INLINE VEC NAME(interleave_low)(VEC a, VEC b) { return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+CR_INLINE VEC NAME(interleave_high)(VEC a, VEC b) { return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
+#elif CR_VECTOR_BYTES * 8 == 16 * REAL_BITS
+CR_INLINE VEC NAME(interleave_low)(VEC a, VEC b)
+{
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+CR_INLINE VEC NAME(interleave_high)(VEC a, VEC b)
+{
+    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+#endif
+
 /* Lane by lane: mask (a comparison: all ones or all zeros) ? a : b. */
 CR_INLINE VEC NAME(select)(VECI mask, VEC a, VEC b) { return (VEC)((mask & (VECI)a) | (~mask & (VECI)b)); }
