@@ -14,9 +14,9 @@
 
 enum orientation { CHANNELS, PIXELS, DIAGONAL };
 
-/* Rows of a packed panel: 4608 rows of 128 bytes stay in a second-level cache while the pixels stream by, and hold
- * the 3x3 taps of 512 channels. */
-enum { PANEL_ROWS = 4608, CHANNEL_CHUNK = 1024, STEPS = 2048 };
+/* Weights are packed several panels side by side, a batch: the longer the rows that are read, the faster. It stays in a
+ * second-level cache while the pixels stream by, in bands that stay there too. */
+enum { PANEL_ROWS = 1536, CHANNEL_CHUNK = 1024, STEPS = 2048, BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18 };
 
 struct plan {
     const struct cr_gather *gather;
@@ -28,7 +28,10 @@ struct plan {
     int64_t panels_of_group, panels; /* panels: disjoint ranges of the channels of y */
     int64_t panel_channels;
     int64_t taps, tap_chunk, channel_chunk; /* what of a panel is packed at a time */
+    int64_t panel_elements, batch;          /* of a packed panel; panels that are packed together */
     int64_t rows;                           /* of an image of y: depth x height */
+    int64_t band;                           /* rows that all panels of a batch go over before the next rows */
+    int shares_rows;                        /* parts share out rows, not panels */
     char *workspace;                        /* [parts] of part_bytes */
     int64_t part_bytes, pairs_offset, panel_offset;
 };
@@ -37,8 +40,9 @@ struct plan {
 struct walk {
     const struct plan *plan;
     struct cr_step *steps;
-    void *panel;
-    int64_t group, channel, channels; /* the panel: y's channels [channel, channel + channels) of a group */
+    char *packed;                     /* the batch of panels */
+    void *panel;                      /* the one of them at work */
+    int64_t group, channel, channels; /* it: y's channels [channel, channel + channels) of a group */
     int64_t tap, tap_end;             /* the chunk: taps [tap, tap_end), */
     int64_t c, c_end;                 /* in-channels [c, c_end) of the group */
     int first_chunk, last_chunk;
@@ -48,7 +52,8 @@ struct walk {
 
 /* ------------------------------------------------------------------------------------------------- the tiles ---- */
 
-static struct cr_tile tile_of_walk(const struct walk *walk, int begin, int finish)
+/* The steps are of `taps` taps each, along the width. */
+static struct cr_tile tile_of_walk(const struct walk *walk, int64_t taps, int begin, int finish)
 {
     const struct plan *plan = walk->plan;
     const struct cr_gather *gather = plan->gather;
@@ -56,6 +61,13 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int begin, int finis
     const int64_t size = plan->kernels->size;
     const int64_t out_channel = walk->group * gather->out_channels + walk->channel;
     const void *bias = gather->bias && finish ? cr_at(gather->bias, out_channel, size) : NULL;
+    /* With one channel k runs along the taps of a row, otherwise along the channels of one or of contiguous taps. */
+    const struct cr_pair *pairs = walk->rectangle.pairs[2];
+    const int along_taps = gather->in_channels == 1 && taps > 1;
+    const int64_t x_k = along_taps ? (pairs[1].source - pairs[0].source) * x->space[2] : x->channel;
+    const int64_t w_k = plan->packs  ? plan->kernels->columns
+                        : along_taps ? (pairs[1].tap - pairs[0].tap) * w->space[2]
+                                     : w->channel;
     const int64_t in_channel =
         plan->orientation == DIAGONAL ? walk->channel : walk->group * gather->in_channels + walk->c;
     void *source = cr_at(x->data, in_channel * x->channel, size);
@@ -65,7 +77,7 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int begin, int finis
     struct cr_tile tile = {
         .c = cr_at(y->data, out_channel * y->channel, size),
         .steps = walk->steps,
-        .k = walk->c_end - walk->c,
+        .k = (walk->c_end - walk->c) * taps,
         .accumulate = !begin,
         .activation = finish ? gather->activation : CR_IDENTITY,
     };
@@ -73,17 +85,17 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int begin, int finis
     if (plan->orientation == PIXELS) {
         tile.a = kernel;
         tile.a_row = w->batch;
-        tile.a_k = w->channel;
+        tile.a_k = w_k;
         tile.b = source;
-        tile.b_k = x->channel;
+        tile.b_k = x_k;
         tile.c_row = y->channel;
         tile.m = (int)walk->channels;
         tile.bias_row = bias;
     } else {
         tile.a = source;
-        tile.a_k = x->channel;
+        tile.a_k = x_k;
         tile.b = kernel;
-        tile.b_k = plan->packs ? plan->kernels->columns : w->channel;
+        tile.b_k = w_k;
         tile.c_column = y->channel;
         tile.n = (int)walk->channels;
         tile.bias_column = bias;
@@ -92,7 +104,7 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int begin, int finis
 }
 
 /* All tiles of the rectangle, in images [image, image_end), of the steps gathered so far. */
-static void run_tiles(const struct walk *walk, int64_t steps, int begin, int finish)
+static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int begin, int finish)
 {
     const struct plan *plan = walk->plan;
     const struct cr_rectangle *r = &walk->rectangle;
@@ -100,7 +112,7 @@ static void run_tiles(const struct walk *walk, int64_t steps, int begin, int fin
     const struct cr_tensor *x = gather->x, *y = gather->y;
     const struct cr_kernels *kernels = plan->kernels;
     const int pixels = plan->orientation == PIXELS;
-    struct cr_tile tile = tile_of_walk(walk, begin, finish);
+    struct cr_tile tile = tile_of_walk(walk, taps, begin, finish);
 
     /* A tile lies along a row, or down a column where the rectangle is taller than wide. */
     const int along = !pixels && r->count[1] > r->count[2] ? 1 : 2, across = 3 - along;
@@ -109,7 +121,11 @@ static void run_tiles(const struct walk *walk, int64_t steps, int begin, int fin
     const int64_t y_along = gather->axis[along].phases * y->space[along];
     const int64_t y_across = gather->axis[across].phases * y->space[across];
     const int64_t block = !pixels ? kernels->rows : tile.m == 1 ? kernels->row_columns : kernels->columns;
-    const int64_t blocks = cr_ceil_div(r->count[along], block);
+    /* Lines that follow each other in x and in y are one line. */
+    const int one_line = x_across == r->count[along] * x_along && y_across == r->count[along] * y_along;
+    const int64_t lines = one_line ? 1 : r->count[across];
+    const int64_t count = one_line ? r->count[along] * r->count[across] : r->count[along];
+    const int64_t blocks = cr_ceil_div(count, block);
     const void *x_data = pixels ? tile.b : tile.a;
     char *y_data = tile.c;
 
@@ -121,15 +137,14 @@ static void run_tiles(const struct walk *walk, int64_t steps, int begin, int fin
         tile.c_row = y_along;
     }
     for (int64_t image = walk->image; image < walk->image_end; image++)
-        for (int64_t line = 0; line < r->count[across]; line++) {
+        for (int64_t line = 0; line < lines; line++) {
             const int64_t x_line = image * x->batch + line * x_across;
             const int64_t y_line = image * y->batch + line * y_across + r->target[0] * y->space[0] +
                                    r->target[1] * y->space[1] + r->target[2] * y->space[2];
             for (int64_t b = 0; b < blocks; b++) {
                 /* Rows of a tile are shared out evenly, vectors are filled. */
-                const int64_t start = pixels ? b * block : cr_cut(r->count[along], b, blocks);
-                const int64_t end = pixels ? cr_smaller(start + block, r->count[along])
-                                           : cr_cut(r->count[along], b + 1, blocks);
+                const int64_t start = pixels ? b * block : cr_cut(count, b, blocks);
+                const int64_t end = pixels ? cr_smaller(start + block, count) : cr_cut(count, b + 1, blocks);
                 const void *from = cr_at(x_data, x_line + start * x_along, kernels->size);
                 if (pixels) {
                     tile.b = from;
@@ -144,6 +159,25 @@ static void run_tiles(const struct walk *walk, int64_t steps, int begin, int fin
         }
 }
 
+/* Whether the taps of the rectangle along the width can be one step: equally spaced in x and in w and of one channel
+ * each, or following each other, channels and all, in both. */
+static int taps_are_one_step(const struct walk *walk)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_gather *gather = plan->gather;
+    const struct cr_pair *pair = walk->rectangle.pairs[2];
+    const int64_t count = walk->rectangle.pair_count[2], channels = gather->in_channels;
+
+    if (count < 2 || (plan->tap_chunk < plan->taps && plan->tap_chunk % gather->axis[2].kernel)) return 0;
+    const int64_t tap = pair[1].tap - pair[0].tap, source = pair[1].source - pair[0].source;
+    for (int64_t i = 2; i < count; i++)
+        if (pair[i].tap - pair[i - 1].tap != tap || pair[i].source - pair[i - 1].source != source) return 0;
+    if (channels == 1 && !plan->packs) return 1;
+    return plan->packs && tap == 1 &&
+           (channels == 1 || (plan->channel_chunk == channels &&
+                              source * gather->x->space[2] == channels * gather->x->channel));
+}
+
 /* Lists the taps of the rectangle that lie in the chunk, and runs its tiles: at once, or in batches where a padding
  * mode makes the list longer than the room for it. */
 static void run_rectangle(void *context)
@@ -154,17 +188,18 @@ static void run_rectangle(void *context)
     const struct cr_gather *gather = plan->gather;
     const struct cr_tensor *x = gather->x, *w = gather->w;
     const int64_t packed_tap = (walk->c_end - walk->c) * plan->kernels->columns;
+    const int64_t taps = taps_are_one_step(walk) ? r->pair_count[2] : 1;
     int begin = walk->first_chunk;
     int64_t steps = 0;
 
     for (int64_t d = 0; d < r->pair_count[0]; d++)
         for (int64_t h = 0; h < r->pair_count[1]; h++)
-            for (int64_t i = 0; i < r->pair_count[2]; i++) {
+            for (int64_t i = 0; i < r->pair_count[2]; i += taps) {
                 const struct cr_pair pd = r->pairs[0][d], ph = r->pairs[1][h], pw = r->pairs[2][i];
                 const int64_t tap = (pd.tap * gather->axis[1].kernel + ph.tap) * gather->axis[2].kernel + pw.tap;
                 if (tap < walk->tap || tap >= walk->tap_end) continue;
                 if (steps == STEPS) {
-                    run_tiles(walk, steps, begin, 0);
+                    run_tiles(walk, steps, taps, begin, 0);
                     begin = steps = 0;
                 }
                 const int64_t source = pd.source * x->space[0] + ph.source * x->space[1] + pw.source * x->space[2];
@@ -174,43 +209,66 @@ static void run_rectangle(void *context)
                 walk->steps[steps++] = plan->orientation == PIXELS ? (struct cr_step){.a = kernel, .b = source}
                                                                    : (struct cr_step){.a = source, .b = kernel};
             }
-    run_tiles(walk, steps, begin, walk->last_chunk);
+    run_tiles(walk, steps, taps, begin, walk->last_chunk);
 }
 
 /* -------------------------------------------------------------------------------------------------- the walk ---- */
 
-/* Taps [tap, tap_end) and in-channels [c, c_end) of the panel, packed as [tap][c][columns]. */
-static void pack_chunk(const struct walk *walk)
+/* Taps [tap, tap_end) and in-channels [c, c_end) of `channels` channels from the panel at work on, each panel packed as
+ * [tap][c][columns]. */
+static void pack_chunk(const struct walk *walk, int64_t channels)
 {
     const struct plan *plan = walk->plan;
     const struct cr_gather *gather = plan->gather;
     const struct cr_tensor *w = gather->w;
     const int64_t kh = gather->axis[1].kernel, kw = gather->axis[2].kernel, size = plan->kernels->size;
-    const int64_t depth = walk->c_end - walk->c;
+    const int64_t depth = walk->c_end - walk->c, columns = plan->kernels->columns;
     const int64_t along_n = plan->orientation == DIAGONAL ? gather->w_group : w->batch;
     const int64_t start = walk->group * gather->w_group + walk->channel * along_n + walk->c * w->channel;
 
     for (int64_t tap = walk->tap; tap < walk->tap_end; tap++) {
         const int64_t at = tap / (kh * kw) * w->space[0] + tap / kw % kh * w->space[1] + tap % kw * w->space[2];
         const struct cr_panels panels = {
-            .data = cr_at(walk->panel, (tap - walk->tap) * depth * plan->kernels->columns, size),
-            .width = plan->kernels->columns,
-            .row = plan->kernels->columns,
+            .data = cr_at(walk->packed, (tap - walk->tap) * depth * columns, size),
+            .width = columns,
+            .row = columns,
+            .next = plan->panel_elements,
         };
-        plan->kernels->pack(&panels, cr_at(w->data, start + at, size), depth, walk->channels, w->channel, along_n);
+        plan->kernels->pack(&panels, cr_at(w->data, start + at, size), depth, channels, w->channel, along_n);
     }
 }
 
-/* Units [start, end) of a panel, a unit being a row of an image. */
-static void run_panel(struct walk *walk, int64_t panel, int64_t start, int64_t end)
+/* Rows [row, end) of the panel at work, a row being one of an image; whole images together. */
+static void run_rows(struct walk *walk, int64_t row, int64_t end)
+{
+    const struct plan *plan = walk->plan;
+    const int64_t rows = plan->rows;
+
+    while (row < end) {
+        const int64_t first = row % rows, images = first == 0 ? (end - row) / rows : 0;
+        const int64_t last = images ? rows : cr_smaller(rows, first + end - row);
+        walk->image = row / rows;
+        walk->image_end = walk->image + cr_larger(images, 1);
+        cr_rectangles(plan->gather->axis, first, last, &walk->rectangle, run_rectangle, walk);
+        row += images ? images * rows : last - first;
+    }
+}
+
+static void select_panel(struct walk *walk, int64_t panel, int64_t place)
+{
+    const struct plan *plan = walk->plan;
+    walk->group = panel / plan->panels_of_group;
+    walk->channel = panel % plan->panels_of_group * plan->panel_channels;
+    walk->channels = cr_smaller(plan->panel_channels, plan->vector_channels - walk->channel);
+    walk->panel = walk->packed + place * plan->panel_elements * plan->kernels->size;
+}
+
+/* Rows [row, end) of panels [panel, panel_end), a batch of one group. */
+static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64_t row, int64_t end)
 {
     const struct plan *plan = walk->plan;
     const struct cr_gather *gather = plan->gather;
-    const int64_t rows = plan->rows, index = panel % plan->panels_of_group;
-
-    walk->group = panel / plan->panels_of_group;
-    walk->channel = index * plan->panel_channels;
-    walk->channels = cr_smaller(plan->panel_channels, plan->vector_channels - walk->channel);
+    const int64_t band = panel_end - panel > 1 ? plan->band : end - row;
 
     for (walk->tap = 0; walk->tap < plan->taps; walk->tap = walk->tap_end) {
         walk->tap_end = cr_smaller(walk->tap + plan->tap_chunk, plan->taps);
@@ -218,40 +276,57 @@ static void run_panel(struct walk *walk, int64_t panel, int64_t start, int64_t e
             walk->c_end = cr_smaller(walk->c + plan->channel_chunk, gather->in_channels);
             walk->first_chunk = walk->tap == 0 && walk->c == 0;
             walk->last_chunk = walk->tap_end == plan->taps && walk->c_end == gather->in_channels;
-            if (plan->packs) pack_chunk(walk);
-            for (int64_t unit = start; unit < end;) {
-                const int64_t row = unit % rows;
-                const int64_t images = row == 0 ? (end - unit) / rows : 0;
-                walk->image = unit / rows;
-                walk->image_end = walk->image + cr_larger(images, 1);
-                const int64_t row_end = images ? rows : cr_smaller(rows, row + end - unit);
-                cr_rectangles(gather->axis, row, row_end, &walk->rectangle, run_rectangle, walk);
-                unit += images ? images * rows : row_end - row;
-            }
+            select_panel(walk, panel, 0);
+            if (plan->packs)
+                pack_chunk(walk, cr_smaller((panel_end - panel) * plan->panel_channels,
+                                            plan->vector_channels - walk->channel));
+            for (int64_t start = row; start < end; start += band)
+                for (int64_t i = panel; i < panel_end; i++) {
+                    select_panel(walk, i, i - panel);
+                    run_rows(walk, start, cr_smaller(start + band, end));
+                }
         }
+    }
+}
+
+/* Rows [row, end) of panels [panel, panel_end), batch by batch. */
+static void run_panels(struct walk *walk, int64_t panel, int64_t panel_end, int64_t row, int64_t end)
+{
+    const struct plan *plan = walk->plan;
+    while (panel < panel_end) {
+        const int64_t of_group = plan->panels_of_group - panel % plan->panels_of_group;
+        const int64_t next = panel + cr_smaller(plan->batch, cr_smaller(of_group, panel_end - panel));
+        run_batch(walk, panel, next, row, end);
+        panel = next;
     }
 }
 
 static void run_part(void *context, int part, int parts)
 {
     const struct plan *plan = context;
-    const int64_t units = plan->gather->N * plan->rows; /* of a panel */
-    const int64_t start = cr_cut(plan->panels * units, part, parts);
-    const int64_t end = cr_cut(plan->panels * units, part + 1, parts);
+    const int64_t rows = plan->gather->N * plan->rows;
     char *workspace = plan->workspace + part * plan->part_bytes;
-    struct walk walk = {.plan = plan, .steps = (struct cr_step *)(void *)workspace};
+    struct walk walk = {
+        .plan = plan,
+        .steps = (struct cr_step *)(void *)workspace,
+        .packed = workspace + plan->panel_offset,
+    };
 
     workspace += plan->pairs_offset;
     for (int axis = 0; axis < 3; axis++) {
         walk.rectangle.pairs[axis] = (struct cr_pair *)(void *)workspace;
         workspace += cr_axis_pairs(&plan->gather->axis[axis]) * (int64_t)sizeof(struct cr_pair);
     }
-    walk.panel = plan->workspace + part * plan->part_bytes + plan->panel_offset;
-
-    for (int64_t unit = start; unit < end;) {
-        const int64_t panel = unit / units, next = cr_smaller(end, (panel + 1) * units);
-        run_panel(&walk, panel, unit - panel * units, next - panel * units);
-        unit = next;
+    if (plan->shares_rows) {
+        run_panels(&walk, 0, plan->panels, cr_cut(rows, part, parts), cr_cut(rows, part + 1, parts));
+        return;
+    }
+    /* Panels one after the other: the end of one, whole ones, and the beginning of one. */
+    const int64_t end = cr_cut(plan->panels * rows, part + 1, parts);
+    for (int64_t unit = cr_cut(plan->panels * rows, part, parts), next; unit < end; unit = next) {
+        const int64_t panel = unit / rows, row = unit % rows, whole = row ? 0 : (end - unit) / rows;
+        next = whole ? unit + whole * rows : cr_smaller(end, (panel + 1) * rows);
+        run_panels(&walk, panel, panel + cr_larger(whole, 1), row, whole ? rows : row + next - unit);
     }
 }
 
@@ -275,6 +350,25 @@ static enum orientation choose_orientation(const struct cr_gather *gather, const
     return CHANNELS;
 }
 
+/* Batches of panels, bands of rows, and which of the two threads share out: rows where x is too large to be read once
+ * for every batch, since every part has to pack the panels then. */
+static void set_blocks(struct plan *plan, int parts)
+{
+    const struct cr_gather *gather = plan->gather;
+    const int64_t size = plan->kernels->size, rows = gather->N * plan->rows;
+    const double row_bytes = (double)gather->axis[1].sources / (double)gather->axis[1].targets *
+                             (double)gather->axis[2].sources * (double)gather->in_channels * (double)size;
+
+    plan->panel_elements = plan->tap_chunk * plan->channel_chunk * plan->kernels->columns;
+    const int64_t most = cr_larger(1, BATCH_BYTES / (plan->panel_elements * size));
+    plan->batch = cr_ceil_div(plan->panels_of_group, cr_ceil_div(plan->panels_of_group, most));
+    plan->shares_rows = row_bytes * (double)rows > BATCH_BYTES && rows >= 8 * parts;
+    /* Whole images, or equal parts of one. */
+    const int64_t band = row_bytes < BAND_BYTES ? (int64_t)(BAND_BYTES / row_bytes) : 1;
+    plan->band = band >= plan->rows ? band / plan->rows * plan->rows
+                                    : cr_ceil_div(plan->rows, cr_ceil_div(plan->rows, band));
+}
+
 static enum cr_status allocate_workspace(struct plan *plan, int parts)
 {
     const int64_t pair_bytes = sizeof(struct cr_pair), line = 64;
@@ -284,8 +378,7 @@ static enum cr_status allocate_workspace(struct plan *plan, int parts)
     for (int axis = 0; axis < 3; axis++)
         if (cr_multiply_add(cr_axis_pairs(&plan->gather->axis[axis]), pair_bytes, bytes, &bytes))
             return cr_fail(CR_OVERFLOW, "the list of taps does not fit 63 bits");
-    if (plan->packs)
-        panel = plan->tap_chunk * plan->channel_chunk * plan->kernels->columns * plan->kernels->size;
+    if (plan->packs) panel = plan->batch * plan->panel_elements * plan->kernels->size;
     plan->panel_offset = cr_ceil_div(bytes, line) * line;
     plan->part_bytes = cr_ceil_div(plan->panel_offset + panel, line) * line;
     if (cr_multiply_add(plan->part_bytes, parts, 0, &bytes)) bytes = INT64_MAX;
@@ -325,6 +418,8 @@ enum cr_status cr_gather(const struct cr_gather *gather)
     /* The chunks set the order of summation, so they are the same whether or not w is packed. */
     plan.channel_chunk = cr_smaller(gather->in_channels, CHANNEL_CHUNK);
     plan.tap_chunk = cr_smaller(plan.taps, cr_larger(1, PANEL_ROWS / plan.channel_chunk));
+    if (plan.tap_chunk > axis[2].kernel) plan.tap_chunk -= plan.tap_chunk % axis[2].kernel;
+    set_blocks(&plan, parts);
 
     status = allocate_workspace(&plan, parts);
     if (status == CR_OK) cr_parallel(parts, run_part, &plan);
