@@ -65,6 +65,7 @@ static void pack_block(const struct walk *walk)
             .data = cr_at(walk->panel, offset_of_dy(walk, row, walk->column), size),
             .width = plan->kernels->columns,
             .row = plan->kernels->columns,
+            .fold = 1,
         };
         plan->kernels->pack(&panels, cr_at(panel_of_dy(walk), from, size), walk->column_end - walk->column,
                             walk->channels, dy->space[2], dy->channel);

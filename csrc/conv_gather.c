@@ -16,7 +16,7 @@ enum orientation { CHANNELS, PIXELS, DIAGONAL };
 
 /* Weights are packed several panels side by side, a batch: the longer the rows that are read, the faster. It stays in a
  * second-level cache while the pixels stream by, in bands that stay there too. */
-enum { PANEL_ROWS = 1536, CHANNEL_CHUNK = 1024, STEPS = 2048, BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18 };
+enum { PANEL_ROWS = 1536, CHANNEL_CHUNK = 1024, CHANNELS_LEAST = 64, STEPS = 2048, BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18 };
 
 struct plan {
     const struct cr_gather *gather;
@@ -226,15 +226,18 @@ static void pack_chunk(const struct walk *walk, int64_t channels)
     const int64_t along_n = plan->orientation == DIAGONAL ? gather->w_group : w->batch;
     const int64_t start = walk->group * gather->w_group + walk->channel * along_n + walk->c * w->channel;
 
-    for (int64_t tap = walk->tap; tap < walk->tap_end; tap++) {
+    struct cr_panels panels = {.data = walk->packed, .width = columns, .row = columns, .next = plan->panel_elements};
+
+    /* All taps at once where they lie side by side. */
+    const int taps_first = plan->tap_chunk == plan->taps && w->channel == plan->taps && (kw == 1 || w->space[2] == 1) &&
+                           (kh == 1 || w->space[1] == kw) && (plan->taps == kh * kw || w->space[0] == kh * kw);
+    panels.fold = taps_first ? plan->taps : 1;
+    panels.apart = depth * columns;
+    for (int64_t tap = walk->tap; tap < walk->tap_end; tap += panels.fold) {
         const int64_t at = tap / (kh * kw) * w->space[0] + tap / kw % kh * w->space[1] + tap % kw * w->space[2];
-        const struct cr_panels panels = {
-            .data = cr_at(walk->packed, (tap - walk->tap) * depth * columns, size),
-            .width = columns,
-            .row = columns,
-            .next = plan->panel_elements,
-        };
-        plan->kernels->pack(&panels, cr_at(w->data, start + at, size), depth, channels, w->channel, along_n);
+        panels.data = cr_at(walk->packed, (tap - walk->tap) * depth * columns, size);
+        plan->kernels->pack(&panels, cr_at(w->data, start + at, size), depth * panels.fold, channels,
+                            taps_first ? 1 : w->channel, along_n);
     }
 }
 
@@ -416,7 +419,8 @@ enum cr_status cr_gather(const struct cr_gather *gather)
     plan.panels_of_group = cr_ceil_div(plan.vector_channels, plan.panel_channels);
     plan.panels = plan.panels_of_group * (plan.orientation == DIAGONAL ? 1 : gather->groups);
     /* The chunks set the order of summation, so they are the same whether or not w is packed. */
-    plan.channel_chunk = cr_smaller(gather->in_channels, CHANNEL_CHUNK);
+    plan.channel_chunk = cr_larger(CHANNELS_LEAST, cr_smaller(CHANNEL_CHUNK, PANEL_ROWS / plan.taps));
+    plan.channel_chunk = cr_ceil_div(gather->in_channels, cr_ceil_div(gather->in_channels, plan.channel_chunk));
     plan.tap_chunk = cr_smaller(plan.taps, cr_larger(1, PANEL_ROWS / plan.channel_chunk));
     if (plan.tap_chunk > axis[2].kernel) plan.tap_chunk -= plan.tap_chunk % axis[2].kernel;
     set_blocks(&plan, parts);

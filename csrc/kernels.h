@@ -62,10 +62,11 @@ struct cr_tile {
     const void *bias_column; /* [n], contiguous; or NULL */
 };
 
-/* A matrix [k, n] in panels of `width` columns: (i, j) is data[j/width*next + i*row + j%width]. */
+/* A matrix [k, n] in panels of `width` columns: (i, j) is data[j/width*next + i/fold*row + i%fold*apart + j%width].
+ * fold is 1 but for a kernel whose taps lie side by side in memory, [n][channel][tap], and apart in the panel. */
 struct cr_panels {
     void *data;
-    int64_t width, row, next; /* in elements */
+    int64_t width, row, next, fold, apart; /* in elements */
 };
 
 /* m x n windows of max pooling, each a box of x.

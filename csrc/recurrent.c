@@ -26,7 +26,7 @@ enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kerne
     operand->stride_k = rows == 1 ? padded : columns;
     operand->panel = rows == 1 ? operand->width : k * columns;
     const struct cr_panels panels = {
-        .data = operand->packed, .width = operand->width, .row = operand->stride_k, .next = operand->panel};
+        .data = operand->packed, .width = operand->width, .row = operand->stride_k, .next = operand->panel, .fold = 1};
     kernels->pack(&panels, data, k, n, stride_k, stride_n);
     return CR_OK;
 }
