@@ -1,47 +1,86 @@
 /* Convolution, backward to its weights and bias: dw = the convolution of x with dy.
  *
  * For every tap, dw[tap] is a matrix product over pixels: C[c, k] = sum over pixels of x[pixel at the tap, c] *
- * dy[pixel, k]. Pixels are added in blocks of the same size for any number of threads, within a block into one
- * accumulator and the blocks one after the other, so the rounding error of n terms grows with the square root of
- * PIXELS and of n / PIXELS, not of n. Threads share out disjoint parts of dw. */
+ * dy[pixel, k]. Where channels are few, the taps of a kernel row are rows of that product too. Pixels are added in
+ * blocks of the same size for any number of threads, within a block into one accumulator (of a border column, another)
+ * and the blocks one after the other, so the rounding error of n terms grows with the square root of PIXELS and of
+ * n / PIXELS, not of n. Threads share out disjoint parts of dw. */
 #include "conv.h"
 
-/* A packed panel of dy, 1024 rows of 128 bytes, and the x under it stay in a second-level cache. */
-enum { PIXELS = 1024 };
+/* A packed panel of dy, 512 rows of 128 bytes, and the x under it stay in a second-level cache. */
+enum { PIXELS = 512, PACKED_X_BYTES = 512 * 1024 };
 
 struct plan {
     const struct cr_kernels *kernels;
     const struct cr_tensor *dy, *x, *dw;
     struct cr_axis axis[3];
-    int diagonal, packs;
+    int diagonal, packs_dy, packs_x;
     int64_t in_channels, out_channels; /* of a group */
     int64_t vector_channels;           /* what panels cut up: the out-channels of a group, or all if diagonal */
     int64_t w_group;                   /* stride of dw from one group to the next */
     int64_t panel_channels, panels_of_group, panels; /* panels: disjoint ranges of the channels of dy */
-    int64_t blocks_of_c, taps;
-    int64_t rows, row_block, width, width_block; /* rows (image, depth, height) and columns of dy; of a block */
+    int64_t joined;                   /* taps of a kernel row that are rows of one product: all or one */
+    int64_t rows, row_block, blocks;  /* rows of the product, joined * in_channels; of a tile; tiles */
+    int64_t x_row, dw_row;            /* strides along the rows of the product */
+    int64_t units, chunk;             /* of a panel, tiles of a group of taps; those walked at a time */
+    int64_t lines, line_block, width, width_block; /* (image, depth, height) and columns of dy; of a block */
     char *workspace;
-    int64_t part_bytes;
+    int64_t part_bytes, steps_offset, x_offset;
 };
 
 /* Where one part of the work stands. */
 struct walk {
     const struct plan *plan;
     struct cr_step *steps;
-    void *panel;
-    int64_t group, channel, channels;        /* the panel: dy's channels [channel, channel + channels) of a group */
-    int64_t row, row_end, column, column_end; /* the block of pixels */
+    void *panel, *packed_x;
+    int64_t group, channel, channels;          /* the panel: dy's channels [channel, channel + channels) of a group */
+    int64_t line, line_end, column, column_end; /* the block of pixels */
+    int64_t chunk;                              /* the first unit of the chunk */
+    struct cr_step apart;                       /* from each step to the next, if that is even */
+    int even;
 };
 
-/* The packed panel has rows of this many pixels; in place, pixels lie as dy has them. */
-static int64_t offset_of_dy(const struct walk *walk, int64_t row, int64_t column)
+/* ---- the operands ---- */
+
+/* A line of dy by its coordinates, which are counted on: a division for each would cost as much as its products. */
+struct place {
+    int64_t line, image, depth, height;
+};
+
+static struct place first_line(const struct walk *walk)
 {
-    const struct plan *plan = walk->plan;
-    if (plan->packs)
-        return ((row - walk->row) * plan->width_block + column - walk->column) * plan->kernels->columns;
-    const int64_t height = plan->axis[1].targets, depth = plan->axis[0].targets;
-    return row / (height * depth) * plan->dy->batch + row / height % depth * plan->dy->space[0] +
-           row % height * plan->dy->space[1] + column * plan->dy->space[2];
+    const int64_t height = walk->plan->axis[1].targets, depth = walk->plan->axis[0].targets;
+    return (struct place){walk->line, walk->line / (height * depth), walk->line / height % depth, walk->line % height};
+}
+
+static void next_line(const struct plan *plan, struct place *at)
+{
+    at->line++;
+    if (++at->height < plan->axis[1].targets) return;
+    at->height = 0;
+    if (++at->depth < plan->axis[0].targets) return;
+    at->depth = 0;
+    at->image++;
+}
+
+/* Where a line of dy lies in place; packed, the lines of a block have width_block pixels each, in x and in dy. */
+static int64_t place_in_dy(const struct plan *plan, const struct place *at)
+{
+    return at->image * plan->dy->batch + at->depth * plan->dy->space[0] + at->height * plan->dy->space[1];
+}
+
+static int64_t packed_pixel(const struct walk *walk, const struct place *at)
+{
+    return (at->line - walk->line) * walk->plan->width_block;
+}
+
+/* Whether tap (td, th) of a line meets the image, and where. */
+static int find_in_x(const struct plan *plan, const struct place *at, int64_t td, int64_t th, int64_t *offset)
+{
+    const int64_t d = cr_axis_source(&plan->axis[0], at->depth, td);
+    const int64_t h = cr_axis_source(&plan->axis[1], at->height, th);
+    *offset = at->image * plan->x->batch + d * plan->x->space[0] + h * plan->x->space[1];
+    return d >= 0 && h >= 0;
 }
 
 /* Where the panel's channels of dy begin. */
@@ -52,141 +91,217 @@ static const void *panel_of_dy(const struct walk *walk)
                  plan->kernels->size);
 }
 
-static void pack_block(const struct walk *walk)
+static void pack_dy(const struct walk *walk)
 {
     const struct plan *plan = walk->plan;
     const struct cr_tensor *dy = plan->dy;
-    const int64_t height = plan->axis[1].targets, depth = plan->axis[0].targets, size = plan->kernels->size;
+    const int64_t size = plan->kernels->size, columns = plan->kernels->columns;
 
-    for (int64_t row = walk->row; row < walk->row_end; row++) {
-        const int64_t from = row / (height * depth) * dy->batch + row / height % depth * dy->space[0] +
-                             row % height * dy->space[1] + walk->column * dy->space[2];
-        const struct cr_panels panels = {
-            .data = cr_at(walk->panel, offset_of_dy(walk, row, walk->column), size),
-            .width = plan->kernels->columns,
-            .row = plan->kernels->columns,
-            .fold = 1,
-        };
+    for (struct place at = first_line(walk); at.line < walk->line_end; next_line(plan, &at)) {
+        const int64_t from = place_in_dy(plan, &at) + walk->column * dy->space[2];
+        const struct cr_panels panels = {.data = cr_at(walk->panel, packed_pixel(walk, &at) * columns, size),
+                                         .width = columns,
+                                         .row = columns,
+                                         .fold = 1};
         plan->kernels->pack(&panels, cr_at(panel_of_dy(walk), from, size), walk->column_end - walk->column,
                             walk->channels, dy->space[2], dy->channel);
     }
 }
 
-/* The rows of the block in which tap (td, th) meets the image: a step each, its x at column source, its dy at column. */
-static int64_t list_rows(const struct walk *walk, int64_t td, int64_t th, int64_t source, int64_t column)
+/* The tiles of x in the chunk, each as [pixel][row]: for a kernel of one tap, so that every element has one place. */
+static void pack_x(const struct walk *walk, int64_t chunk_end)
 {
     const struct plan *plan = walk->plan;
-    const int64_t height = plan->axis[1].targets, depth = plan->axis[0].targets;
-    int64_t steps = 0;
+    const struct cr_tensor *x = plan->x;
+    const int64_t size = plan->kernels->size, rows = plan->row_block, first = walk->chunk * rows;
+    const int64_t channels = cr_smaller(plan->rows, chunk_end * rows) - first;
+    const int64_t x_step = cr_axis_source_step(&plan->axis[2]) * x->space[2];
+    int64_t column = walk->column, pixels, source, from;
 
-    for (int64_t row = walk->row; row < walk->row_end; row++) {
-        const int64_t d = cr_axis_source(&plan->axis[0], row / height % depth, td);
-        const int64_t h = cr_axis_source(&plan->axis[1], row % height, th);
-        if (d >= 0 && h >= 0)
-            walk->steps[steps++] = (struct cr_step){
-                .a = row / (height * depth) * plan->x->batch + d * plan->x->space[0] + h * plan->x->space[1] +
-                     source * plan->x->space[2],
-                .b = offset_of_dy(walk, row, column),
-            };
+    for (; (pixels = cr_axis_tap_run(&plan->axis[2], 0, &column, walk->column_end, &source)) > 0; column += pixels)
+        for (struct place at = first_line(walk); at.line < walk->line_end; next_line(plan, &at)) {
+            if (!find_in_x(plan, &at, 0, 0, &from)) continue;
+            const int64_t pixel = packed_pixel(walk, &at) + column - walk->column;
+            const struct cr_panels panels = {.data = cr_at(walk->packed_x, pixel * rows, size),
+                                             .width = rows,
+                                             .row = rows,
+                                             .next = PIXELS * rows,
+                                             .fold = 1};
+            plan->kernels->pack(&panels, cr_at(x->data, from + source * x->space[2] + first * x->channel, size),
+                                pixels, channels, x_step, x->channel);
+        }
+}
+
+/* A step for each line of the block in which tap (td, th) meets the image. */
+static int64_t list_lines(struct walk *walk, int64_t td, int64_t th)
+{
+    const struct plan *plan = walk->plan;
+    int64_t steps = 0, offset;
+
+    walk->even = 1;
+    for (struct place at = first_line(walk); at.line < walk->line_end; next_line(plan, &at)) {
+        struct cr_step *const step = &walk->steps[steps];
+        if (!find_in_x(plan, &at, td, th, &offset)) continue;
+        step->a = plan->packs_x ? packed_pixel(walk, &at) * plan->row_block : offset;
+        step->b = plan->packs_dy ? packed_pixel(walk, &at) * plan->kernels->columns : place_in_dy(plan, &at);
+        if (steps == 1) walk->apart = (struct cr_step){.a = step->a - step[-1].a, .b = step->b - step[-1].b};
+        if (steps > 1 && (step->a - step[-1].a != walk->apart.a || step->b - step[-1].b != walk->apart.b))
+            walk->even = 0;
+        steps++;
     }
     return steps;
 }
 
-/* Blocks [block, block_end) of in-channels of one tap of dw, from the listed steps of `pixels` pixels each. */
-static void run_tiles(const struct walk *walk, int64_t tap_offset, int64_t block, int64_t block_end, int64_t steps,
-                      int64_t pixels, int64_t x_step, int accumulate)
+/* ---- the products ---- */
+
+/* Rows of the product, [row, row_end), and columns of dy, from `column` on; tap `tap` of the row of the kernel sees
+ * the first of them at source. */
+struct piece {
+    int64_t row, row_end, tap, column, pixels, source;
+};
+
+static void run_tile(const struct walk *walk, int64_t dw_offset, int64_t steps, const struct piece *piece,
+                     int accumulate)
 {
     const struct plan *plan = walk->plan;
-    const struct cr_tensor *x = plan->x, *dw = plan->dw;
-    const int64_t size = plan->kernels->size;
-    const int64_t along_n = plan->diagonal ? plan->w_group : dw->batch;
+    const int64_t size = plan->kernels->size, row = piece->row, column = piece->column - walk->column;
+    const int64_t along_n = plan->diagonal ? plan->w_group : plan->dw->batch;
+    const int64_t channel = plan->diagonal ? walk->channel : walk->group * plan->in_channels;
+    struct cr_step step = steps ? walk->steps[0] : (struct cr_step){0};
     struct cr_tile tile = {
-        .b = plan->packs ? walk->panel : panel_of_dy(walk),
         .steps = walk->steps,
         .batch = steps,
-        .k = pixels,
-        .a_row = x->channel,
-        .a_k = x_step,
-        .b_k = plan->packs ? plan->kernels->columns : plan->dy->space[2],
-        .c_row = dw->channel,
+        .k = piece->pixels,
+        .a_row = plan->x_row,
+        .b_k = plan->packs_dy ? plan->kernels->columns : plan->dy->space[2],
+        .c = cr_at(plan->dw->data,
+                   walk->group * plan->w_group + walk->channel * along_n + dw_offset + row * plan->dw_row, size),
+        .c_row = plan->dw_row,
         .c_column = along_n,
+        .m = (int)(piece->row_end - row),
         .n = (int)walk->channels,
         .accumulate = accumulate,
     };
-    for (; block < block_end; block++) {
-        const int64_t c = cr_cut(plan->in_channels, block, plan->blocks_of_c);
-        const int64_t x_channel = plan->diagonal ? walk->channel : walk->group * plan->in_channels + c;
-        tile.m = (int)(cr_cut(plan->in_channels, block + 1, plan->blocks_of_c) - c);
-        tile.a = cr_at(x->data, x_channel * x->channel, size);
-        tile.c = cr_at(dw->data, walk->group * plan->w_group + walk->channel * along_n + c * dw->channel + tap_offset,
-                       size);
-        (plan->diagonal ? plan->kernels->diagonal : plan->kernels->product)(&tile);
+    tile.b = cr_at(plan->packs_dy ? walk->panel : panel_of_dy(walk), (plan->packs_dy ? column : piece->column) * tile.b_k,
+                   size);
+    if (plan->packs_x) {
+        const int64_t block = row / plan->row_block - walk->chunk;
+        tile.a = cr_at(walk->packed_x, (block * PIXELS + column) * plan->row_block, size);
+        tile.a_k = plan->row_block;
+    } else {
+        const int64_t first_row = plan->joined > 1 ? piece->tap * plan->in_channels : 0;
+        tile.a = cr_at(plan->x->data, channel * plan->x->channel + piece->source * plan->x->space[2] +
+                                          (row - first_row) * plan->x_row, size);
+        tile.a_k = cr_axis_source_step(&plan->axis[2]) * plan->x->space[2];
     }
+    /* Lines that go on where the one before ends, or of one pixel each and evenly apart, are one step. */
+    const int follow = walk->apart.a == tile.k * tile.a_k && walk->apart.b == tile.k * tile.b_k;
+    if (steps > 1 && walk->even && (follow || tile.k == 1)) {
+        if (tile.k == 1) {
+            tile.a_k = walk->apart.a;
+            tile.b_k = walk->apart.b;
+        }
+        tile.k *= steps;
+        tile.steps = &step;
+        tile.batch = 1;
+    }
+    (plan->diagonal ? plan->kernels->diagonal : plan->kernels->product)(&tile);
 }
 
-/* One tap of dw, in-channel blocks [block, block_end), over the block of pixels. first: nothing is in dw yet. */
-static void run_tap(const struct walk *walk, int64_t tap, int64_t block, int64_t block_end, int first)
+/* One tile of a group of taps, (td, th, tw) being its first, over the block of pixels: first the columns that all its
+ * taps see, then for each tap what is left of its own, at the borders. first: nothing is in dw yet. */
+static void run_block(const struct walk *walk, int64_t dw_offset, int64_t tw, int64_t block, int64_t steps, int first)
 {
     const struct plan *plan = walk->plan;
-    const int64_t kh = plan->axis[1].kernel, kw = plan->axis[2].kernel;
-    const int64_t td = tap / (kh * kw), th = tap / kw % kh, tw = tap % kw;
-    const int64_t offset =
-        td * plan->dw->space[0] + th * plan->dw->space[1] + tw * plan->dw->space[2];
-    const int64_t x_step = cr_axis_source_step(&plan->axis[2]) * plan->x->space[2];
-    int64_t column = walk->column, pixels, source;
+    const struct cr_axis *width = &plan->axis[2];
+    const int64_t C = plan->in_channels, end = walk->column_end, source_step = cr_axis_source_step(width);
+    const int64_t row = block * plan->row_block, row_end = cr_smaller(row + plan->row_block, plan->rows);
+    const int64_t low = row / C, high = (row_end - 1) / C;
+    struct piece inner = {.row = row, .row_end = row_end, .tap = low, .column = walk->column};
+    int64_t source;
 
-    while ((pixels = cr_axis_tap_run(&plan->axis[2], tw, &column, walk->column_end, &source)) > 0) {
-        const int64_t steps = list_rows(walk, td, th, source, column);
-        run_tiles(walk, offset, block, block_end, steps, pixels, x_step, !first);
-        column += pixels;
-        first = 0;
-    }
-    if (first) run_tiles(walk, offset, block, block_end, 0, 0, x_step, 0);
-}
-
-/* Units [start, end) of a panel, a unit being a block of in-channels of a tap. */
-static void run_panel(struct walk *walk, int64_t panel, int64_t start, int64_t end)
-{
-    const struct plan *plan = walk->plan;
-    int first = 1;
-
-    walk->group = panel / plan->panels_of_group;
-    walk->channel = panel % plan->panels_of_group * plan->panel_channels;
-    walk->channels = cr_smaller(plan->panel_channels, plan->vector_channels - walk->channel);
-    /* Once through even where there are no rows, N = 0: dw is zero then. */
-    for (walk->row = 0; first || walk->row < plan->rows; walk->row = walk->row_end) {
-        walk->row_end = cr_smaller(walk->row + plan->row_block, plan->rows);
-        for (walk->column = 0; walk->column < plan->width; walk->column = walk->column_end) {
-            walk->column_end = cr_smaller(walk->column + plan->width_block, plan->width);
-            if (plan->packs) pack_block(walk);
-            for (int64_t unit = start; unit < end;) {
-                const int64_t tap = unit / plan->blocks_of_c, block = unit % plan->blocks_of_c;
-                const int64_t block_end = cr_smaller(plan->blocks_of_c, block + end - unit);
-                run_tap(walk, tap, block, block_end, first);
-                unit += block_end - block;
-            }
+    if (high > low) { /* the highest tap leaves the image first, the lowest enters it last */
+        int64_t last = walk->column, column = walk->column;
+        last += cr_axis_tap_run(width, tw + high, &last, end, &source);
+        if (cr_axis_tap_run(width, tw + low, &column, end, &source) > 0 && column < last) {
+            inner.column = column;
+            inner.pixels = last - column;
+            inner.source = source;
+            run_tile(walk, dw_offset, steps, &inner, !first);
             first = 0;
         }
+    }
+    for (int64_t tap = low; tap <= high; tap++) {
+        struct piece piece = {.row = cr_larger(row, tap * C), .row_end = cr_smaller(row_end, (tap + 1) * C), .tap = tap};
+        int64_t column = walk->column, pixels;
+        int begin = first;
+        for (; (pixels = cr_axis_tap_run(width, tw + tap, &column, end, &source)) > 0; column += pixels)
+            for (int side = 0; side < 2; side++) { /* before and after the inner columns */
+                const int64_t from = side ? cr_larger(column, inner.column + inner.pixels) : column;
+                const int64_t to = side ? column + pixels : cr_smaller(column + pixels, inner.column);
+                if (from >= to) continue;
+                piece.column = from;
+                piece.pixels = to - from;
+                piece.source = source + (from - column) * source_step;
+                run_tile(walk, dw_offset, steps, &piece, !begin);
+                begin = 0;
+            }
+        if (begin) run_tile(walk, dw_offset, 0, &piece, 0);
+    }
+}
+
+/* Units [unit, end) of the panel over the block of pixels. */
+static void run_units(struct walk *walk, int64_t unit, int64_t end, int first)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_tensor *dw = plan->dw;
+    const int64_t kh = plan->axis[1].kernel, in_row = plan->axis[2].kernel / plan->joined;
+
+    while (unit < end) {
+        const int64_t taps = unit / plan->blocks, group_end = cr_smaller(end, (taps + 1) * plan->blocks);
+        const int64_t td = taps / (kh * in_row), th = taps / in_row % kh, tw = taps % in_row;
+        const int64_t offset = td * dw->space[0] + th * dw->space[1] + tw * dw->space[2];
+        const int64_t steps = list_lines(walk, td, th);
+        for (; unit < group_end; unit++) run_block(walk, offset, tw, unit % plan->blocks, steps, first);
     }
 }
 
 static void run_part(void *context, int part, int parts)
 {
     const struct plan *plan = context;
-    const int64_t units = plan->taps * plan->blocks_of_c; /* of a panel */
+    const int64_t units = plan->units;
     const int64_t start = cr_cut(plan->panels * units, part, parts);
     const int64_t end = cr_cut(plan->panels * units, part + 1, parts);
     char *workspace = plan->workspace + part * plan->part_bytes;
     struct walk walk = {
         .plan = plan,
         .panel = workspace,
-        .steps = (struct cr_step *)(void *)(workspace + plan->part_bytes) - plan->row_block,
+        .packed_x = workspace + plan->x_offset,
+        .steps = (struct cr_step *)(void *)(workspace + plan->steps_offset),
     };
+    int first = 1;
 
-    for (int64_t unit = start; unit < end;) {
-        const int64_t panel = unit / units, next = cr_smaller(end, (panel + 1) * units);
-        run_panel(&walk, panel, unit - panel * units, next - panel * units);
-        unit = next;
+    /* Once through even where there are no lines, N = 0: dw is zero then. */
+    for (; first || walk.line < plan->lines; walk.line = walk.line_end) {
+        walk.line_end = cr_smaller(walk.line + plan->line_block, plan->lines);
+        for (walk.column = 0; walk.column < plan->width; walk.column = walk.column_end) {
+            walk.column_end = cr_smaller(walk.column + plan->width_block, plan->width);
+            for (walk.chunk = 0; walk.chunk < units; walk.chunk += plan->chunk) {
+                const int64_t chunk_end = cr_smaller(walk.chunk + plan->chunk, units);
+                if (plan->packs_x) pack_x(&walk, chunk_end);
+                for (int64_t panel = start / units; panel * units < end; panel++) {
+                    const int64_t from = cr_larger(walk.chunk, start - panel * units);
+                    const int64_t to = cr_smaller(chunk_end, end - panel * units);
+                    if (from >= to) continue;
+                    walk.group = panel / plan->panels_of_group;
+                    walk.channel = panel % plan->panels_of_group * plan->panel_channels;
+                    walk.channels = cr_smaller(plan->panel_channels, plan->vector_channels - walk.channel);
+                    if (plan->packs_dy) pack_dy(&walk);
+                    run_units(&walk, from, to, first);
+                }
+            }
+            first = 0;
+        }
     }
 }
 
@@ -197,6 +312,8 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
     if (status != CR_OK) return status;
 
     const struct cr_kernels *kernels = cr_kernels(conv->dtype);
+    const int64_t C = conv->C / conv->groups, taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2];
+    const int64_t tap_step = conv->dilation[2] * x->space[2];
     struct plan plan = {
         .kernels = kernels,
         .dy = dy,
@@ -204,32 +321,46 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
         .dw = dw,
         .diagonal = conv->groups > 1 && conv->groups == conv->C && conv->C == conv->K && x->channel == 1 &&
                     dy->channel == 1,
-        .in_channels = conv->C / conv->groups,
+        .in_channels = C,
         .out_channels = conv->K / conv->groups,
         .panel_channels = kernels->columns,
-        .taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2],
-        .rows = conv->N * conv->out[0] * conv->out[1],
+        .lines = conv->N * conv->out[0] * conv->out[1],
         .width = conv->N ? conv->out[2] : 1, /* without images, once through, to write zeros */
         .width_block = cr_smaller(conv->N ? conv->out[2] : 1, PIXELS),
     };
     for (int axis = 0; axis < 3; axis++) cr_axis_open(&plan.axis[axis], conv, axis, 0);
+
+    /* Few channels fill a tile together with the taps of a row, if those are evenly apart in x and in dw. */
+    const int joins = C < kernels->rows && conv->pad_mode == CR_PAD_CONSTANT &&
+                      (C == 1 || (conv->groups == 1 && tap_step == C * x->channel &&
+                                  dw->space[2] == C * dw->channel));
+    plan.joined = joins ? conv->kernel[2] : 1;
+    plan.x_row = joins && C == 1 ? tap_step : x->channel;
+    plan.dw_row = joins && C == 1 ? dw->space[2] : dw->channel;
+    plan.rows = plan.joined * C;
+    plan.blocks = cr_ceil_div(plan.rows, kernels->rows);
+    plan.row_block = cr_ceil_div(plan.rows, plan.blocks);
+    plan.units = taps / plan.joined * plan.blocks;
+
     plan.w_group = plan.out_channels * dw->batch;
-    plan.blocks_of_c = cr_ceil_div(plan.in_channels, kernels->rows);
     plan.vector_channels = plan.diagonal ? conv->groups : plan.out_channels;
     plan.panels_of_group = cr_ceil_div(plan.vector_channels, plan.panel_channels);
     plan.panels = plan.panels_of_group * (plan.diagonal ? 1 : conv->groups);
-    plan.row_block = PIXELS / plan.width_block;
-    /* Packed, a row of the panel is next to the row before; worth a copy where both are read several times. */
-    plan.packs = dy->channel != 1 || (plan.panels_of_group > 1 && plan.taps * plan.blocks_of_c > 4);
-    if (plan.diagonal) plan.packs = 0;
+    plan.line_block = PIXELS / plan.width_block;
+    /* Packed, a line of the panel is next to the line before; worth a copy where it is read several times. Of x that is
+     * so for a kernel of one tap: of others, each tap would need a copy of its own. */
+    plan.packs_dy = !plan.diagonal && (dy->channel != 1 || (plan.panels_of_group > 1 && plan.units > 4));
+    plan.packs_x = taps == 1 && conv->groups == 1 && plan.panels_of_group > 4;
+    const int64_t tile_of_x = (int64_t)PIXELS * plan.row_block * kernels->size;
+    const int64_t chunk = plan.packs_x ? cr_larger(1, PACKED_X_BYTES / tile_of_x) : plan.units;
+    plan.chunk = cr_ceil_div(plan.units, cr_ceil_div(plan.units, chunk));
+    if (plan.packs_x) plan.x_row = 1;
 
-    const double operations = (double)plan.rows * (double)plan.width * (double)plan.taps *
-                              (double)plan.in_channels * (double)conv->K;
-    const int64_t units = plan.panels * plan.taps * plan.blocks_of_c;
-    const int parts = (int)cr_smaller(cr_parts(operations), units);
-    const int64_t panel = plan.packs ? (int64_t)PIXELS * kernels->columns * kernels->size : 0;
-
-    plan.part_bytes = cr_ceil_div(panel + plan.row_block * (int64_t)sizeof(struct cr_step), 64) * 64;
+    const double operations = (double)plan.lines * (double)plan.width * (double)taps * (double)C * (double)conv->K;
+    const int parts = (int)cr_smaller(cr_parts(operations), plan.panels * plan.units);
+    plan.x_offset = plan.packs_dy ? (int64_t)PIXELS * kernels->columns * kernels->size : 0;
+    plan.steps_offset = plan.x_offset + cr_ceil_div(plan.packs_x ? plan.chunk * tile_of_x : 0, 64) * 64;
+    plan.part_bytes = plan.steps_offset + cr_ceil_div(plan.line_block * (int64_t)sizeof(struct cr_step), 64) * 64;
     plan.workspace = cr_allocate(parts * plan.part_bytes);
     if (!plan.workspace) return CR_OUT_OF_MEMORY;
     cr_parallel(parts, run_part, &plan);
