@@ -21,7 +21,8 @@ struct plan {
     int64_t panel_channels, panels_of_group, panels; /* panels: disjoint ranges of the channels of dy */
     int64_t joined;                   /* taps of a kernel row that are rows of one product: all or one */
     int64_t rows, row_block, blocks;  /* rows of the product, joined * in_channels; of a tile; tiles */
-    int64_t x_row, dw_row;            /* strides along the rows of the product */
+    int even_rows;                    /* the rows of a tile are evenly apart, in x and in dw, past the end of a tap */
+    int64_t x_row, dw_row;            /* how far */
     int64_t units, chunk;             /* of a panel, tiles of a group of taps; those walked at a time */
     int64_t lines, line_block, width, width_block; /* (image, depth, height) and columns of dy; of a block */
     char *workspace;
@@ -166,6 +167,7 @@ static void run_tile(const struct walk *walk, int64_t dw_offset, int64_t steps, 
     const struct plan *plan = walk->plan;
     const int64_t size = plan->kernels->size, row = piece->row, column = piece->column - walk->column;
     const int64_t along_n = plan->diagonal ? plan->w_group : plan->dw->batch;
+    const int64_t c = row - piece->tap * plan->in_channels;
     const int64_t channel = plan->diagonal ? walk->channel : walk->group * plan->in_channels;
     struct cr_step step = steps ? walk->steps[0] : (struct cr_step){0};
     struct cr_tile tile = {
@@ -174,8 +176,8 @@ static void run_tile(const struct walk *walk, int64_t dw_offset, int64_t steps, 
         .k = piece->pixels,
         .a_row = plan->x_row,
         .b_k = plan->packs_dy ? plan->kernels->columns : plan->dy->space[2],
-        .c = cr_at(plan->dw->data,
-                   walk->group * plan->w_group + walk->channel * along_n + dw_offset + row * plan->dw_row, size),
+        .c = cr_at(plan->dw->data, walk->group * plan->w_group + walk->channel * along_n + dw_offset +
+                                       piece->tap * plan->dw->space[2] + c * plan->dw->channel, size),
         .c_row = plan->dw_row,
         .c_column = along_n,
         .m = (int)(piece->row_end - row),
@@ -189,9 +191,7 @@ static void run_tile(const struct walk *walk, int64_t dw_offset, int64_t steps, 
         tile.a = cr_at(walk->packed_x, (block * PIXELS + column) * plan->row_block, size);
         tile.a_k = plan->row_block;
     } else {
-        const int64_t first_row = plan->joined > 1 ? piece->tap * plan->in_channels : 0;
-        tile.a = cr_at(plan->x->data, channel * plan->x->channel + piece->source * plan->x->space[2] +
-                                          (row - first_row) * plan->x_row, size);
+        tile.a = cr_at(plan->x->data, (channel + c) * plan->x->channel + piece->source * plan->x->space[2], size);
         tile.a_k = cr_axis_source_step(&plan->axis[2]) * plan->x->space[2];
     }
     /* Lines that go on where the one before ends, or of one pixel each and evenly apart, are one step. */
@@ -217,7 +217,7 @@ static void run_block(const struct walk *walk, int64_t dw_offset, int64_t tw, in
     const int64_t C = plan->in_channels, end = walk->column_end, source_step = cr_axis_source_step(width);
     const int64_t row = block * plan->row_block, row_end = cr_smaller(row + plan->row_block, plan->rows);
     const int64_t low = row / C, high = (row_end - 1) / C;
-    struct piece inner = {.row = row, .row_end = row_end, .tap = low, .column = walk->column};
+    struct piece inner = {.column = walk->column};
     int64_t source;
 
     if (high > low) { /* the highest tap leaves the image first, the lowest enters it last */
@@ -226,8 +226,13 @@ static void run_block(const struct walk *walk, int64_t dw_offset, int64_t tw, in
         if (cr_axis_tap_run(width, tw + low, &column, end, &source) > 0 && column < last) {
             inner.column = column;
             inner.pixels = last - column;
-            inner.source = source;
-            run_tile(walk, dw_offset, steps, &inner, !first);
+            for (inner.tap = low; inner.tap <= high; inner.tap++) {
+                inner.source = source + (inner.tap - low) * width->dilation;
+                inner.row = cr_larger(row, inner.tap * C);
+                inner.row_end = plan->even_rows ? row_end : cr_smaller(row_end, (inner.tap + 1) * C);
+                run_tile(walk, dw_offset, steps, &inner, !first);
+                if (plan->even_rows) break;
+            }
             first = 0;
         }
     }
@@ -330,13 +335,12 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
     };
     for (int axis = 0; axis < 3; axis++) cr_axis_open(&plan.axis[axis], conv, axis, 0);
 
-    /* Few channels fill a tile together with the taps of a row, if those are evenly apart in x and in dw. */
-    const int joins = C < kernels->rows && conv->pad_mode == CR_PAD_CONSTANT &&
-                      (C == 1 || (conv->groups == 1 && tap_step == C * x->channel &&
-                                  dw->space[2] == C * dw->channel));
-    plan.joined = joins ? conv->kernel[2] : 1;
-    plan.x_row = joins && C == 1 ? tap_step : x->channel;
-    plan.dw_row = joins && C == 1 ? dw->space[2] : dw->channel;
+    /* Few channels fill a tile together with the taps of a row: all at once if those are evenly apart in x and in dw.
+     * That they share a tile is a matter of shape alone, for the sake of the order of summation. */
+    plan.joined = C < kernels->rows && conv->pad_mode == CR_PAD_CONSTANT ? conv->kernel[2] : 1;
+    plan.even_rows = C == 1 || (conv->groups == 1 && tap_step == C * x->channel && dw->space[2] == C * dw->channel);
+    plan.x_row = C == 1 ? tap_step : x->channel;
+    plan.dw_row = C == 1 ? dw->space[2] : dw->channel;
     plan.rows = plan.joined * C;
     plan.blocks = cr_ceil_div(plan.rows, kernels->rows);
     plan.row_block = cr_ceil_div(plan.rows, plan.blocks);
