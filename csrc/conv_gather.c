@@ -372,12 +372,16 @@ static void set_blocks(struct plan *plan, int parts)
                                     : cr_ceil_div(plan->rows, cr_ceil_div(plan->rows, band));
 }
 
-static enum cr_status allocate_workspace(struct plan *plan, int parts)
+static enum cr_status allocate_workspace(struct plan *plan, int parts, struct cr_scratch *scratch)
 {
     const int64_t pair_bytes = sizeof(struct cr_pair), line = 64;
-    int64_t bytes = STEPS * (int64_t)sizeof(struct cr_step), panel = 0;
+    int64_t steps = 1, bytes, panel = 0;
 
-    plan->pairs_offset = bytes;
+    for (int axis = 0; axis < 3; axis++) {
+        const int64_t pairs = cr_axis_pairs(&plan->gather->axis[axis]);
+        steps = pairs < STEPS ? cr_smaller(STEPS, steps * pairs) : STEPS;
+    }
+    bytes = plan->pairs_offset = steps * (int64_t)sizeof(struct cr_step);
     for (int axis = 0; axis < 3; axis++)
         if (cr_multiply_add(cr_axis_pairs(&plan->gather->axis[axis]), pair_bytes, bytes, &bytes))
             return cr_fail(CR_OVERFLOW, "the list of taps does not fit 63 bits");
@@ -385,7 +389,7 @@ static enum cr_status allocate_workspace(struct plan *plan, int parts)
     plan->panel_offset = cr_ceil_div(bytes, line) * line;
     plan->part_bytes = cr_ceil_div(plan->panel_offset + panel, line) * line;
     if (cr_multiply_add(plan->part_bytes, parts, 0, &bytes)) bytes = INT64_MAX;
-    plan->workspace = cr_allocate(bytes);
+    plan->workspace = cr_scratch_open(scratch, bytes);
     return plan->workspace ? CR_OK : CR_OUT_OF_MEMORY;
 }
 
@@ -405,6 +409,7 @@ enum cr_status cr_gather(const struct cr_gather *gather)
     const double operations = (double)gather->N * (double)pixels * (double)taps_of_phase *
                               (double)gather->in_channels * (double)gather->out_channels * (double)gather->groups;
     const int parts = cr_parts(operations);
+    struct cr_scratch scratch;
     enum cr_status status;
 
     if (gather->N == 0) return CR_OK;
@@ -425,8 +430,9 @@ enum cr_status cr_gather(const struct cr_gather *gather)
     if (plan.tap_chunk > axis[2].kernel) plan.tap_chunk -= plan.tap_chunk % axis[2].kernel;
     set_blocks(&plan, parts);
 
-    status = allocate_workspace(&plan, parts);
-    if (status == CR_OK) cr_parallel(parts, run_part, &plan);
-    cr_release(plan.workspace);
-    return status;
+    status = allocate_workspace(&plan, parts, &scratch);
+    if (status != CR_OK) return status;
+    cr_parallel(parts, run_part, &plan);
+    cr_scratch_close(&scratch);
+    return CR_OK;
 }

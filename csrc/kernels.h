@@ -12,7 +12,7 @@
  *     conv backward_data                   the same two, of dy and w with C and K exchanged
  *     conv backward_weights                product   x: C x pixels           dy, packed: pixels x K    dw: C x K
  *     conv backward_bias                   product   1 (strides 0)           dy, packed           db: 1 x K
- *     recurrent, input part                conv forward of a 1x1 kernel over (T, B) pixels
+ *     recurrent, input part                product   x: (T, B) x I        w_ih: I x G*H        gates: (T, B) x G*H
  *     recurrent, step t                    product   h[t-1]: B x R           w_hh: R x G*H           gates: B x G*H
  *     BPTT, step t                         product   dgates[t]: B x G*H      w_hh: G*H x R           dh: B x R
  *     BPTT, weights and dx                 conv backward_weights and forward of 1x1 kernels, after the loop

@@ -49,6 +49,15 @@ void cr_release(void *block)
     release_hook(raw);
 }
 
+void *cr_scratch_open(struct cr_scratch *scratch, int64_t size)
+{
+    const int fits = size >= 0 && size <= (int64_t)sizeof scratch->room;
+    scratch->allocated = fits ? NULL : cr_allocate(size);
+    return fits ? scratch->room : scratch->allocated;
+}
+
+void cr_scratch_close(struct cr_scratch *scratch) { cr_release(scratch->allocated); }
+
 int cr_multiply_add(int64_t a, int64_t b, int64_t c, int64_t *result)
 {
     int64_t product;

@@ -1,64 +1,105 @@
 /* What the forward and the backward walk over time share. */
 #include "recurrent.h"
 
-/* ---- the products of a step ---- */
+/* ---- products ---- */
 
-enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kernels *kernels, const void *data,
-                               int64_t k, int64_t n, int64_t stride_k, int64_t stride_n, int64_t rows,
-                               int64_t products)
+/* Terms of a sum that are added into one accumulator, as in a convolution: longer sums are added up in blocks, so that
+ * their rounding error does not grow with k, and a block of a panel stays in a second-level cache. */
+enum { DEPTH = 1024 };
+
+enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kernels *kernels,
+                               const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows, int64_t products)
 {
     /* A packed matrix is read several times as fast by tiles of many rows: rows of the original that lie a power of two
      * apart share a few cache sets. One row streams the original just as well. Packing costs about four products. */
-    const int packs = stride_n != 1 || (rows > 1 && products > 4);
-    const int64_t columns = kernels->columns;
-    int64_t elements;
+    const int packs = matrix->column != 1 || (rows > 1 && products * cr_ceil_div(rows, kernels->rows) > 4);
+    const int64_t lanes = kernels->lanes;
+    const int64_t width = rows == 1 ? cr_smaller(kernels->row_columns, cr_ceil_div(n, lanes) * lanes) : kernels->columns;
+    int64_t bytes;
 
-    *operand = (struct cr_operand){.data = data, .k = k, .n = n, .stride_k = stride_k};
-    operand->width = rows == 1 ? kernels->row_columns : columns;
-    operand->panel = operand->width;
+    *operand = (struct cr_operand){
+        .panels = {.data = matrix->data, .width = width, .row = matrix->row, .next = width}, .k = k, .n = n};
     if (!packs) return CR_OK;
 
-    /* For one row, as one matrix whose rows are as long as they come; else in panels as wide as a tile. */
-    const int64_t padded = cr_ceil_div(n, columns) * columns;
-    if (cr_multiply_add(k, padded * kernels->size, 0, &elements)) elements = -1;
-    if (!(operand->packed = cr_allocate(elements))) return CR_OUT_OF_MEMORY;
-    operand->data = operand->packed;
-    operand->stride_k = rows == 1 ? padded : columns;
-    operand->panel = rows == 1 ? operand->width : k * columns;
-    const struct cr_panels panels = {
-        .data = operand->packed, .width = operand->width, .row = operand->stride_k, .next = operand->panel, .fold = 1};
-    kernels->pack(&panels, data, k, n, stride_k, stride_n);
+    /* Panels as wide as a tile, one after the other: written and read from their beginning to their end. */
+    if (cr_multiply_add(cr_ceil_div(n, width), k * width * kernels->size, 0, &bytes)) bytes = -1;
+    if (!(operand->packed = cr_allocate(bytes))) return CR_OUT_OF_MEMORY;
+    operand->panels = (struct cr_panels){
+        .data = operand->packed, .width = width, .row = width, .next = k * width, .fold = 1};
+    kernels->pack(&operand->panels, matrix->data, k, n, matrix->row, matrix->column);
     return CR_OK;
+}
+
+void cr_operand_close(struct cr_operand *operand) { cr_release(operand->packed); }
+
+void cr_operand_rows(const struct cr_operand *operand, const struct cr_kernels *kernels, const struct cr_rows *rows,
+                     const void *a, void *c, int accumulate, const void *bias)
+{
+    static const struct cr_step step = {0, 0};
+    const int64_t size = kernels->size, blocks = cr_ceil_div(rows->inner, kernels->rows);
+    struct cr_tile tile = {
+        .steps = &step,
+        .batch = 1,
+        .a_row = rows->a_inner,
+        .a_k = rows->a_k,
+        .b_k = operand->panels.row,
+        .c_row = rows->c_inner,
+        .c_column = 1,
+    };
+    for (int64_t j = 0, panel = 0; j < operand->n; j += operand->panels.width, panel += operand->panels.next)
+        for (int64_t k = 0; k < operand->k; k += DEPTH) {
+            tile.n = (int)cr_smaller(operand->panels.width, operand->n - j);
+            tile.k = cr_smaller(DEPTH, operand->k - k);
+            tile.b = cr_at(operand->panels.data, panel + k * operand->panels.row, size);
+            tile.bias_column = bias && k + tile.k == operand->k ? cr_at(bias, j, size) : NULL;
+            tile.accumulate = accumulate || k > 0;
+            for (int64_t i = 0; i < rows->outer; i++)
+                for (int64_t block = 0; block < blocks; block++) {
+                    const int64_t row = cr_cut(rows->inner, block, blocks);
+                    tile.m = (int)(cr_cut(rows->inner, block + 1, blocks) - row);
+                    tile.a = cr_at(a, i * rows->a_outer + row * rows->a_inner + k * rows->a_k, size);
+                    tile.c = cr_at(c, i * rows->c_outer + row * rows->c_inner + j, size);
+                    kernels->product(&tile);
+                }
+        }
 }
 
 void cr_operand_product(const struct cr_operand *operand, const struct cr_kernels *kernels, int64_t m, const void *a,
                         int64_t a_row, void *c, int64_t c_row, int accumulate, const void *bias)
 {
-    static const struct cr_step step = {0, 0};
-    const int64_t size = kernels->size, blocks = cr_ceil_div(m, kernels->rows);
-    struct cr_tile tile = {
-        .steps = &step,
-        .batch = 1,
-        .k = operand->k,
-        .a_row = a_row,
-        .a_k = 1,
-        .b_k = operand->stride_k,
-        .c_row = c_row,
-        .c_column = 1,
-        .accumulate = accumulate,
-    };
-    for (int64_t j = 0, panel = 0; j < operand->n; j += operand->width, panel += operand->panel) {
-        tile.n = (int)cr_smaller(operand->width, operand->n - j);
-        tile.b = cr_at(operand->data, panel, size);
-        tile.bias_column = bias ? cr_at(bias, j, size) : NULL;
-        for (int64_t block = 0; block < blocks; block++) {
-            const int64_t row = cr_cut(m, block, blocks);
-            tile.m = (int)(cr_cut(m, block + 1, blocks) - row);
-            tile.a = cr_at(a, row * a_row, size);
-            tile.c = cr_at(c, row * c_row + j, size);
-            kernels->product(&tile);
-        }
-    }
+    const struct cr_rows rows = {.outer = 1, .inner = m, .a_inner = a_row, .a_k = 1, .c_inner = c_row};
+    cr_operand_rows(operand, kernels, &rows, a, c, accumulate, bias);
+}
+
+/* matrix [rows, columns] for the backward pass, its transpose for the forward pass. */
+static enum cr_status open_operand(const struct cr_recurrence *r, struct cr_operand *operand, int backward,
+                                   const struct cr_matrix *matrix, int64_t first_row, int64_t rows, int64_t columns)
+{
+    const void *data = cr_at(matrix->data, first_row * matrix->row, r->kernels->size);
+    const struct cr_matrix as_it_is = {(void *)(uintptr_t)data, matrix->row, matrix->column};
+    const struct cr_matrix transposed = {(void *)(uintptr_t)data, matrix->column, matrix->row};
+    return cr_operand_open(operand, r->kernels, backward ? &as_it_is : &transposed, backward ? rows : columns,
+                           backward ? columns : rows, r->sequence->B, r->sequence->T);
+}
+
+enum cr_status cr_recurrent_open_operands(struct cr_recurrence *r, int backward)
+{
+    const struct cr_sequence *s = r->sequence;
+    enum cr_status status = CR_OK;
+
+    for (int i = 0; i < r->pieces && status == CR_OK; i++)
+        status = open_operand(r, &r->operand[i], backward, &r->weights->w_hh, r->piece[i].first * s->H,
+                              r->piece[i].gates * s->H, r->R);
+    if (status == CR_OK && s->P)
+        status = open_operand(r, &r->projection, backward, &r->weights->w_hr, 0, s->P, s->H);
+    return status;
+}
+
+void cr_recurrent_close_operands(struct cr_recurrence *r)
+{
+    cr_operand_close(&r->input);
+    for (int i = 0; i < r->pieces; i++) cr_operand_close(&r->operand[i]);
+    cr_operand_close(&r->projection);
 }
 
 /* ---- the products over all steps ---- */
@@ -130,7 +171,7 @@ void cr_recurrent_walk(struct cr_recurrence *r, void (*part)(void *recurrence, i
 struct cr_units cr_units_of(const struct cr_recurrence *r, int64_t t, int64_t row)
 {
     const struct cr_sequence *s = r->sequence;
-    const int64_t H = s->H, slot = t % r->gate_slots, before = t % r->slots, after = (t + 1) % r->slots;
+    const int64_t H = s->H, slot = t - r->kept, before = t & r->slots, after = (t + 1) & r->slots;
     struct cr_units units = {
         .n = H,
         .activation = s->activation,

@@ -1,9 +1,9 @@
 /* What the recurrent cells share: validation, the walk over time, and the products that are done once for all steps.
  *
- * Forward, the input part W x + b of all steps is one product, a 1x1 convolution over (T, B) pixels; left in the loop
- * over time are U h and the gates. Backward, the loop makes dgates and dh = dgates U; dx, dW, dU, dV and db are one
- * product each, over all steps, after it. Rows of the batch are shared out between threads, and each goes through all
- * its steps with no barrier.
+ * Forward, the input part W x + b of all steps is one product over (T, B) rows; left in the loop over time are U h and
+ * the gates. Backward, the loop makes dgates and dh = dgates U; dx, dW, dU, dV and db are one product each, over all
+ * steps, after it. Rows of the batch are shared out between threads, and each goes through all its steps with no
+ * barrier.
  *
  * A cell says how many gates it has, how U is cut into the products of a step, and what one step does to some rows. */
 #ifndef CR_RECURRENT_H
@@ -11,20 +11,31 @@
 
 #include "conv.h"
 
-/* A matrix [k, n] as the B of the products of a step: where it lies if it can be streamed as it is, else packed. */
+/* A matrix [k, n] as the B of products: where it lies if it can be streamed as it is, else packed. */
 struct cr_operand {
-    const void *data;
-    int64_t k, n, stride_k; /* stride_k: from a row to the next in a panel; along n it is 1 */
-    int64_t width, panel;   /* columns of a panel, and elements from one panel to the next */
-    void *packed;           /* owned; NULL if it is read where it lies */
+    struct cr_panels panels;
+    int64_t k, n;
+    void *packed; /* owned; NULL if it is read where it lies */
 };
 
-/* For `products` products of up to `rows` rows each. */
-CR_HIDDEN enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kernels *kernels,
-                                         const void *data, int64_t k, int64_t n, int64_t stride_k, int64_t stride_n,
-                                         int64_t rows, int64_t products);
+/* Rows of A and C in two loops, the inner one along the tiles: row (i, j) of A begins at i*a_outer + j*a_inner, of C at
+ * i*c_outer + j*c_inner. Along k, A has stride a_k; C is contiguous along n. */
+struct cr_rows {
+    int64_t outer, inner;
+    int64_t a_outer, a_inner, a_k, c_outer, c_inner;
+};
 
-/* C[m, n] (+)= A[m, k] B + bias. A and C are contiguous along k and n; bias [n], or NULL. */
+/* matrix [k, n] for `products` products of up to `rows` rows each. */
+CR_HIDDEN enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kernels *kernels,
+                                         const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows,
+                                         int64_t products);
+CR_HIDDEN void cr_operand_close(struct cr_operand *operand);
+
+/* C (+)= A B + bias, for those rows; bias [n], or NULL. */
+CR_HIDDEN void cr_operand_rows(const struct cr_operand *operand, const struct cr_kernels *kernels,
+                               const struct cr_rows *rows, const void *a, void *c, int accumulate, const void *bias);
+
+/* The same for m rows of A [m, k], contiguous along k. */
 CR_HIDDEN void cr_operand_product(const struct cr_operand *operand, const struct cr_kernels *kernels, int64_t m,
                                   const void *a, int64_t a_row, void *c, int64_t c_row, int accumulate,
                                   const void *bias);
@@ -50,11 +61,13 @@ struct cr_recurrence {
     /* One step, t, of rows [row, row + m), none of which has ended. */
     void (*step)(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m);
 
-    int64_t R;                   /* width of h */
-    struct cr_operand operand[2]; /* U, piece by piece; transposed in the backward pass */
-    struct cr_operand projection;
-    /* Slot t % slots of h and c is the state before step t; slot t % gate_slots of the others belongs to step t. */
-    int64_t slots, gate_slots;
+    int64_t R;                     /* width of h */
+    struct cr_operand input;       /* W; forward only */
+    struct cr_operand operand[2];  /* U, piece by piece; transposed in the backward pass */
+    struct cr_operand projection;  /* V; transposed too */
+    /* Slot t & slots of h and c is the state before step t: all ones if every step has one, 0 if the state is stepped
+     * in place. Slot t - kept of gate_values and extra belongs to step t. */
+    int64_t slots, kept;
     char *h, *c, *gate_values, *extra;
     const struct cr_series *y;
 
@@ -66,7 +79,6 @@ struct cr_recurrence {
     int64_t truncate;
 
     int64_t first, last; /* steps [first, last) of this walk */
-    char *workspace;
 };
 
 /* Row `row` of slot `slot` of a [slots, B, width] array. */
@@ -79,6 +91,10 @@ static inline void *cr_row_of(const struct cr_recurrence *r, char *base, int64_t
 CR_HIDDEN struct cr_units cr_units_of(const struct cr_recurrence *r, int64_t t, int64_t row);
 
 CR_HIDDEN enum cr_status cr_recurrent_check(const struct cr_recurrence *r);
+
+/* U and V as the B of a step: [R, gates*H], piece by piece, and [H, P]; for the backward pass as they are. */
+CR_HIDDEN enum cr_status cr_recurrent_open_operands(struct cr_recurrence *r, int backward);
+CR_HIDDEN void cr_recurrent_close_operands(struct cr_recurrence *r);
 
 /* Rows shared out between threads; steps in the order of time, or against it. */
 CR_HIDDEN void cr_recurrent_walk(struct cr_recurrence *r, void (*part)(void *recurrence, int part, int parts));

@@ -32,7 +32,7 @@ static void run_part(void *context, int part, int parts)
 
 /* The workspace, and the state's gradient that enters at the end. */
 static enum cr_status open_arrays(struct cr_recurrence *r, const struct cr_cache *cache, const struct cr_state *dlast,
-                                  void *dh)
+                                  void *dh, struct cr_scratch *workspace)
 {
     const struct cr_sequence *s = r->sequence;
     const int64_t rows = s->B * r->kernels->size, all = s->T * rows;
@@ -51,11 +51,10 @@ static enum cr_status open_arrays(struct cr_recurrence *r, const struct cr_cache
     r->c = cache->c;
     r->gate_values = cache->gates;
     r->extra = cache->extra;
-    r->slots = s->T + 1;
-    r->gate_slots = cr_larger(1, s->T);
+    r->slots = -1;
     for (int i = 0; i < 6; i++) total += bytes[i];
-    if (!(r->workspace = cr_allocate(total))) return CR_OUT_OF_MEMORY;
-    char *at = r->workspace;
+    char *at = cr_scratch_open(workspace, total);
+    if (!at) return CR_OUT_OF_MEMORY;
     for (int i = 0; i < 6; i++) {
         *arrays[i] = bytes[i] ? at : NULL;
         at += bytes[i];
@@ -75,22 +74,6 @@ static enum cr_status open_arrays(struct cr_recurrence *r, const struct cr_cache
     else if (r->has_c)
         memset(r->dc, 0, (size_t)bytes[3]);
     return CR_OK;
-}
-
-/* U [G*H, R] and V [P, H] as they are: [k, n]. */
-static enum cr_status open_operands(struct cr_recurrence *r)
-{
-    const struct cr_sequence *s = r->sequence;
-    const struct cr_matrix *u = &r->weights->w_hh, *v = &r->weights->w_hr;
-    enum cr_status status = CR_OK;
-
-    for (int i = 0; i < r->pieces && status == CR_OK; i++)
-        status = cr_operand_open(&r->operand[i], r->kernels,
-                                 cr_at(u->data, r->piece[i].first * s->H * u->row, r->kernels->size),
-                                 r->piece[i].gates * s->H, r->R, u->row, u->column, s->B, s->T);
-    if (status == CR_OK && s->P)
-        status = cr_operand_open(&r->projection, r->kernels, v->data, s->P, s->H, v->row, v->column, s->B, s->T);
-    return status;
 }
 
 /* dw [K, C] = the sum over steps and rows of d [.., K] times x [.., C]; and db [K], that of d. Each if wanted. */
@@ -161,15 +144,16 @@ enum cr_status cr_recurrent_backward(struct cr_recurrence *r, const struct cr_se
     r->dy = dy;
     r->truncate = truncate;
     r->last = s->T;
-    if ((status = open_arrays(r, cache, dlast, dh)) == CR_OK && (status = open_operands(r)) == CR_OK) {
+    struct cr_scratch workspace;
+    if ((status = open_arrays(r, cache, dlast, dh, &workspace)) != CR_OK) return status;
+    if ((status = cr_recurrent_open_operands(r, 1)) == CR_OK) {
         cr_recurrent_walk(r, run_part);
         const size_t rows = (size_t)(s->B * r->kernels->size);
         if (dstate->h) memcpy(dstate->h, r->dh, rows * (size_t)r->R);
         if (r->has_c && dstate->c) memcpy(dstate->c, r->dc, rows * (size_t)s->H);
         status = finish(r, x, dx, dweights);
     }
-    for (int i = 0; i < r->pieces; i++) cr_release(r->operand[i].packed);
-    cr_release(r->projection.packed);
-    cr_release(r->workspace);
+    cr_recurrent_close_operands(r);
+    cr_scratch_close(&workspace);
     return status;
 }

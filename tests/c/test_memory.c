@@ -1,12 +1,13 @@
 /* Every public function with workspace, under an allocator that fails at the k-th request, for every k: the status is
- * CR_OUT_OF_MEMORY, outputs are untouched and nothing leaks, until there is enough. Then a scan of bad geometries. */
+ * CR_OUT_OF_MEMORY, outputs are untouched and nothing leaks, until there is enough. What is done over and over for little
+ * data, a step of a recurrent layer or a small image, asks for nothing. Then a scan of bad geometries. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "convrnn.h"
 
-enum { CELLS = 4096 };
+enum { CELLS = 4096, STREAMED = 256 };
 
 static int budget, live, failures;
 
@@ -23,7 +24,7 @@ static void release(void *block)
     free(block);
 }
 
-static double a[CELLS], b[CELLS], result[CELLS], bias[8];
+static double a[CELLS], b[CELLS], result[CELLS], bias[4 * STREAMED];
 
 static struct cr_conv small_conv(enum cr_pad_mode mode, int64_t stride)
 {
@@ -46,6 +47,23 @@ static struct cr_tensor image(void *data, int64_t channels, const int64_t *size)
 {
     return (struct cr_tensor){data, channels * size[0] * size[1] * size[2], 1,
                               {channels * size[1] * size[2], channels * size[2], channels}};
+}
+
+/* A cell over T steps of B rows, and its matrices in rows (C) or columns (Fortran). Outputs go to result. */
+static enum cr_status recur(int cell, enum cr_dtype dtype, int64_t T, int64_t B, int64_t H, int columns, void *weights)
+{
+    static const int gates[] = {1, 4, 3};
+    const int64_t rows = gates[cell] * H, size = dtype == CR_FLOAT32 ? 4 : 8, outputs = T * B * H * size;
+    const struct cr_sequence sequence = {.dtype = dtype, .T = T, .B = B, .inputs = H, .H = H, .activation = CR_TANH};
+    const struct cr_matrix w = {weights, columns ? 1 : H, columns ? rows : 1};
+    const struct cr_weights all = {.w_ih = w, .w_hh = w, .b_ih = bias, .b_hh = bias};
+    const struct cr_series x = {a, B * H, H, 1}, y = {result, B * H, H, 1};
+    const struct cr_state state = {.h = b, .c = b};
+    const struct cr_state last = {.h = (char *)result + outputs, .c = (char *)result + outputs + B * H * size};
+    enum cr_status (*const forward[])(const struct cr_sequence *, const struct cr_series *, const struct cr_weights *,
+                                      const struct cr_state *, const struct cr_series *, const struct cr_state *,
+                                      const struct cr_cache *) = {cr_rnn_forward, cr_lstm_forward, cr_gru_forward};
+    return forward[cell](&sequence, &x, &all, &state, &y, &last, NULL);
 }
 
 /* Function `which` of conv, with arrays that fit the geometry `fits`. */
@@ -71,7 +89,8 @@ static enum cr_status call(int which, const struct cr_conv *conv, const struct c
     case 3: return cr_conv_backward_bias(conv, &y, result);
     case 4: return cr_max_pool_forward(&pool, &x, &to_y);
     case 5: return cr_max_pool_backward(&pool, &y, &x, &to_x);
-    default: return cr_map(CR_FUNCTION_TANH, CR_FLOAT64, 100, a, result);
+    case 6: return cr_map(CR_FUNCTION_TANH, CR_FLOAT64, 100, a, result);
+    default: return recur(which - 7, CR_FLOAT64, 40, 4, 16, 0, a);
     }
 }
 
@@ -100,6 +119,25 @@ static void sweep(int which, const struct cr_conv *conv)
     expect(0, "never enough memory", which, 100);
 }
 
+/* One step of one row, whose weights are streamed as they lie. */
+static void stream(void)
+{
+    double *const weights = calloc(4 * STREAMED * STREAMED, sizeof *weights);
+    if (!weights) abort();
+    for (int cell = 0; cell < 3; cell++)
+        for (int64_t H = 1; H <= STREAMED; H++)
+            for (int dtype = CR_FLOAT32; dtype <= CR_FLOAT64; dtype++) {
+                budget = 0;
+                expect(recur(cell, (enum cr_dtype)dtype, 1, 1, H, 1, weights) == CR_OK, "a step allocates", cell, (int)H);
+            }
+    free(weights);
+
+    struct cr_conv conv = small_conv(CR_PAD_CONSTANT, 1);
+    conv.N = conv.C = conv.K = conv.groups = 1;
+    budget = 0;
+    expect(call(0, &conv, &conv) == CR_OK, "a small image allocates", 0, 0);
+}
+
 /* Every field of the geometry replaced by every value that it cannot have: a status and words, never a crash. */
 static void scan_bad_geometries(void)
 {
@@ -125,12 +163,13 @@ int main(void)
     for (int i = 0; i < CELLS; i++) a[i] = b[i] = i % 7 - 3;
     cr_set_num_threads(1);
     cr_set_allocator(allocate, release);
-    for (int which = 0; which < 7; which++)
+    for (int which = 0; which < 10; which++)
         for (int mode = CR_PAD_CONSTANT; mode <= CR_PAD_WRAP; mode++)
             for (int64_t stride = 1; stride < 4; stride++) {
                 const struct cr_conv conv = small_conv((enum cr_pad_mode)mode, stride);
                 sweep(which, &conv);
             }
+    stream();
     cr_set_allocator(NULL, NULL);
     scan_bad_geometries();
     printf("%d failures\n", failures);
