@@ -21,12 +21,18 @@ enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kerne
         .panels = {.data = matrix->data, .width = width, .row = matrix->row, .next = width}, .k = k, .n = n};
     if (!packs) return CR_OK;
 
-    /* Panels as wide as a tile, one after the other: written and read from their beginning to their end. */
-    if (cr_multiply_add(cr_ceil_div(n, width), k * width * kernels->size, 0, &bytes)) bytes = -1;
+    /* Panels as wide as a tile, one after the other: written and read from their beginning to their end. Those that one
+     * row needs once take turns in the room of one, which stays in the cache: LSTM 1,1,256,256 155 us, not 242. */
+    const int in_turn = rows == 1 && products == 1;
+    const int64_t panel = k * width;
+    if (cr_multiply_add(in_turn ? 1 : cr_ceil_div(n, width), panel * kernels->size, 0, &bytes)) bytes = -1;
     if (!(operand->packed = cr_allocate(bytes))) return CR_OUT_OF_MEMORY;
     operand->panels = (struct cr_panels){
-        .data = operand->packed, .width = width, .row = width, .next = k * width, .fold = 1};
-    kernels->pack(&operand->panels, matrix->data, k, n, matrix->row, matrix->column);
+        .data = operand->packed, .width = width, .row = width, .next = in_turn ? 0 : panel, .fold = 1};
+    if (in_turn)
+        operand->unpacked = *matrix;
+    else
+        kernels->pack(&operand->panels, matrix->data, k, n, matrix->row, matrix->column);
     return CR_OK;
 }
 
@@ -46,7 +52,11 @@ void cr_operand_rows(const struct cr_operand *operand, const struct cr_kernels *
         .c_row = rows->c_inner,
         .c_column = 1,
     };
-    for (int64_t j = 0, panel = 0; j < operand->n; j += operand->panels.width, panel += operand->panels.next)
+    for (int64_t j = 0, panel = 0; j < operand->n; j += operand->panels.width, panel += operand->panels.next) {
+        const struct cr_matrix *unpacked = &operand->unpacked;
+        if (unpacked->data)
+            kernels->pack(&operand->panels, cr_at(unpacked->data, j * unpacked->column, size), operand->k,
+                          cr_smaller(operand->panels.width, operand->n - j), unpacked->row, unpacked->column);
         for (int64_t k = 0; k < operand->k; k += DEPTH) {
             tile.n = (int)cr_smaller(operand->panels.width, operand->n - j);
             tile.k = cr_smaller(DEPTH, operand->k - k);
@@ -62,6 +72,7 @@ void cr_operand_rows(const struct cr_operand *operand, const struct cr_kernels *
                     kernels->product(&tile);
                 }
         }
+    }
 }
 
 void cr_operand_product(const struct cr_operand *operand, const struct cr_kernels *kernels, int64_t m, const void *a,

@@ -16,6 +16,7 @@ struct cr_operand {
     struct cr_panels panels;
     int64_t k, n;
     void *packed; /* owned; NULL if it is read where it lies */
+    struct cr_matrix unpacked; /* with data: a panel is packed when a product needs it, into the room of one */
 };
 
 /* Rows of A and C in two loops, the inner one along the tiles: row (i, j) of A begins at i*a_outer + j*a_inner, of C at
