@@ -1,4 +1,4 @@
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -113,6 +113,33 @@ class Recurrence:
         dh_all: np.ndarray | None,
     ) -> None: ...
 
+def recurrences(
+    cell: int,
+    params: dict[str, np.ndarray],
+    names: tuple[tuple[str, ...], ...],
+    directions: int,
+    inputs: int,
+    H: int,
+    R: int,
+    activation: int,
+    reset_after: bool,
+) -> tuple[Recurrence, ...] | None: ...
+def infer(
+    parts: tuple[Recurrence, ...], x: object, state: object, directions: int, stacked: bool, batch_first: bool
+) -> tuple[Any, Any] | None: ...
+def infer_arrays(
+    cell: int,
+    x: object,
+    w_ih: object,
+    w_hh: object,
+    w_hr: object,
+    b_ih: object,
+    b_hh: object,
+    state: object,
+    activation: int,
+    reset_after: bool,
+    reverse: bool,
+) -> tuple[Any, Any] | None: ...
 def map(function: str, x: np.ndarray) -> np.ndarray: ...
 def version() -> str: ...
 def isa() -> str: ...

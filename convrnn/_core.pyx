@@ -31,11 +31,11 @@ cdef _c.cr_dtype dtype_of(cnp.ndarray array):
     return _c.CR_FLOAT32 if cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 else _c.CR_FLOAT64
 
 
-def is_plain(array):
+cpdef bint is_plain(object array):
     """Whether array is what the core takes: float32 or float64 in native order, aligned, strides whole elements."""
     cdef int axis
     cdef cnp.ndarray plain
-    if type(array) is not np.ndarray:
+    if type(array) is not cnp.ndarray:
         return False
     plain = array
     if cnp.PyArray_TYPE(plain) != cnp.NPY_FLOAT32 and cnp.PyArray_TYPE(plain) != cnp.NPY_FLOAT64:
@@ -409,6 +409,7 @@ def max_pool_backward(Geometry geometry, cnp.ndarray dy, cnp.ndarray x, cnp.ndar
 # ---- recurrence ----
 
 CELLS = {"rnn": 0, "lstm": 1, "gru": 2}
+cdef int[3] GATES = [1, 4, 3]
 
 
 cdef class Recurrence:
@@ -419,10 +420,15 @@ cdef class Recurrence:
     cdef _c.cr_sequence sequence
     cdef _c.cr_weights weights
     cdef int cell
+    cdef bint reverse  # of `infer`
     cdef object parameters
 
     def __init__(self, int cell, cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray w_hr, cnp.ndarray b_ih,
                  cnp.ndarray b_hh, int64_t H, int activation, bint reset_after):
+        self._open(cell, w_ih, w_hh, w_hr, b_ih, b_hh, H, activation, reset_after)
+
+    cdef _open(self, int cell, cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray w_hr, cnp.ndarray b_ih,
+               cnp.ndarray b_hh, int64_t H, int activation, bint reset_after):
         self.cell = cell
         self.parameters = (w_ih, w_hh, w_hr, b_ih, b_hh)
         self.weights = weights_of(w_ih, w_hh, w_hr, b_ih, b_hh)
@@ -432,6 +438,10 @@ cdef class Recurrence:
         self.sequence.P = w_hr.shape[0] if w_hr is not None else 0
         self.sequence.activation = <_c.cr_activation>activation
         self.sequence.reset_after = reset_after
+
+    cdef int64_t width(self):
+        """R."""
+        return self.sequence.P or self.sequence.H
 
     cdef _c.cr_sequence sequence_of(self, cnp.ndarray x, cnp.ndarray lengths):
         cdef _c.cr_sequence sequence = self.sequence
@@ -452,13 +462,16 @@ cdef class Recurrence:
             kept = _c.cr_cache(data_of(cache[0]), data_of(cache[1]), data_of(cache[2]), data_of(cache[3]))
             keep = &kept
         with nogil:
-            if self.cell == 0:
-                status = _c.cr_rnn_forward(&sequence, &tx, &self.weights, &state, &ty, &last, keep)
-            elif self.cell == 1:
-                status = _c.cr_lstm_forward(&sequence, &tx, &self.weights, &state, &ty, &last, keep)
-            else:
-                status = _c.cr_gru_forward(&sequence, &tx, &self.weights, &state, &ty, &last, keep)
+            status = self.run(&sequence, &tx, &state, &ty, &last, keep)
         check(status)
+
+    cdef _c.cr_status run(self, const _c.cr_sequence *sequence, const _c.cr_series *x, const _c.cr_state *state,
+                          const _c.cr_series *y, const _c.cr_state *last, const _c.cr_cache *cache) noexcept nogil:
+        if self.cell == 0:
+            return _c.cr_rnn_forward(sequence, x, &self.weights, state, y, last, cache)
+        if self.cell == 1:
+            return _c.cr_lstm_forward(sequence, x, &self.weights, state, y, last, cache)
+        return _c.cr_gru_forward(sequence, x, &self.weights, state, y, last, cache)
 
     def backward(self, cnp.ndarray x, cnp.ndarray lengths, tuple cache, cnp.ndarray dy, cnp.ndarray dh_last,
                  cnp.ndarray dc_last, int64_t truncate, cnp.ndarray dx, tuple dweights, cnp.ndarray dh, cnp.ndarray dc,
@@ -483,6 +496,181 @@ cdef class Recurrence:
                 status = _c.cr_gru_backward(&sequence, &tx, &self.weights, &kept, &tdy, &dlast, truncate, &tdx, &into,
                                             &dstate, every)
         check(status)
+
+
+cdef bint fits(object array, int dtype, int ndim, int64_t rows, int64_t columns):
+    """Whether array is plain and of this type and shape; -1 is any size but 0."""
+    cdef cnp.ndarray plain
+    if not is_plain(array):
+        return False
+    plain = array
+    if cnp.PyArray_TYPE(plain) != dtype or cnp.PyArray_NDIM(plain) != ndim:
+        return False
+    if plain.shape[0] != rows and (rows != -1 or plain.shape[0] == 0):
+        return False
+    return ndim == 1 or plain.shape[1] == columns or (columns == -1 and plain.shape[1] > 0)
+
+
+cdef Recurrence recurrence_of(int cell, w_ih, w_hh, w_hr, b_ih, b_hh, int activation, bint reset_after, bint reverse):
+    """A Recurrence of parameters that fit each other and need no conversion; None if they are not such."""
+    cdef int dtype
+    cdef int64_t rows, hidden, width
+    cdef Recurrence part
+    if not is_plain(w_ih):
+        return None
+    dtype = cnp.PyArray_TYPE(<cnp.ndarray>w_ih)
+    if not fits(w_hh, dtype, 2, -1, -1):
+        return None
+    rows, width = (<cnp.ndarray>w_hh).shape[0], (<cnp.ndarray>w_hh).shape[1]
+    hidden = rows // GATES[cell]
+    if hidden * GATES[cell] != rows or not fits(w_ih, dtype, 2, rows, -1):
+        return None
+    if width != hidden if w_hr is None else not fits(w_hr, dtype, 2, width, hidden):
+        return None
+    for bias in (b_ih, b_hh):
+        if bias is not None and not (fits(bias, dtype, 1, rows, 0) and cnp.PyArray_ISCONTIGUOUS(<cnp.ndarray>bias)):
+            return None
+    part = Recurrence.__new__(Recurrence)
+    part._open(cell, w_ih, w_hh, w_hr, b_ih, b_hh, hidden, activation, reset_after)
+    part.reverse = reverse
+    return part
+
+
+def recurrences(int cell, params, tuple names, int directions, int64_t inputs, int64_t H, int64_t R,
+                int activation, bint reset_after):
+    """What `infer` takes, of a layer's params; None if they need a conversion or a refusal.
+
+    names has a tuple of keys (w_ih, w_hh, w_hr, b_ih, b_hh) for every layer and direction.
+    """
+    cdef list parts = []
+    cdef Recurrence part, first = None
+    cdef dict arrays
+    cdef tuple keys
+    cdef int i
+    if type(params) is not dict:
+        return None
+    arrays = params
+    for i, keys in enumerate(names):
+        part = recurrence_of(cell, arrays.get(keys[0]), arrays.get(keys[1]), arrays.get(keys[2]), arrays.get(keys[3]),
+                             arrays.get(keys[4]), activation, reset_after, i % directions == 1)
+        if part is None or part.sequence.H != H or part.width() != R:
+            return None
+        if part.sequence.inputs != (inputs if i < directions else directions * R):
+            return None
+        first = part if first is None else first
+        if part.sequence.dtype != first.sequence.dtype:
+            return None
+        parts.append(part)
+    return tuple(parts)
+
+
+def infer_arrays(int cell, x, w_ih, w_hh, w_hr, b_ih, b_hh, state, int activation, bint reset_after, bint reverse):
+    """`infer` of one layer in one direction, whose states have no axis of layers."""
+    cdef Recurrence part = recurrence_of(cell, w_ih, w_hh, w_hr, b_ih, b_hh, activation, reset_after, reverse)
+    return None if part is None else infer((part,), x, state, 1, False, False)
+
+
+def infer(tuple parts not None, x, state, int directions, bint stacked, bint batch_first):
+    """y and the last state of every row at its full length; None if an argument is not, as it is, what the core takes.
+
+    This is the short way of a call: arrays are looked at and made here, with no Python object in between. What it does
+    not know goes the long way, which converts or refuses.
+
+    parts : a Recurrence for every layer and direction
+    stacked : states have an axis for those in front
+    """
+    cdef Recurrence part = parts[0]
+    cdef bint has_c = part.cell == 1, batched
+    cdef int dtype = cnp.NPY_FLOAT32 if part.sequence.dtype == _c.CR_FLOAT32 else cnp.NPY_FLOAT64
+    cdef int i, count = <int>len(parts)
+    cdef int64_t R = part.width(), H = part.sequence.H, item = 4 if dtype == cnp.NPY_FLOAT32 else 8
+    cdef object h_first = state, c_first = None
+    cdef cnp.ndarray series, before, y = None, h, c = None
+    cdef _c.cr_sequence sequence
+    cdef _c.cr_series source, target, tx, ty
+    cdef _c.cr_state first, last
+    cdef _c.cr_status status
+    if not is_plain(x):
+        return None
+    series = x
+    batched = cnp.PyArray_NDIM(series) == 3
+    if cnp.PyArray_TYPE(series) != dtype or not 2 <= cnp.PyArray_NDIM(series) <= 3:
+        return None
+    if series.shape[1 + batched] != part.sequence.inputs:
+        return None
+    cdef int64_t T = series.shape[batched and batch_first], B = series.shape[not batch_first] if batched else 1
+
+    h = new_array(stacked, count, batched, B, R, dtype)
+    if has_c:
+        if state is not None:
+            if type(state) is not tuple or len(<tuple>state) != 2:
+                return None
+            h_first, c_first = (<tuple>state)[0], (<tuple>state)[1]
+        c = new_array(stacked, count, batched, B, H, dtype)
+    if state is not None and not (is_like(h_first, h) and (not has_c or is_like(c_first, c))):
+        return None
+
+    target = walked(series, batched, batched and batch_first)
+    for i in range(count):
+        part = parts[i]
+        if i % directions == 0:
+            source, before = target, y  # kept alive while it is read
+            y = new_array(True, T, batched, B, directions * R, dtype)
+            target = walked(y, batched, False)
+        sequence = part.sequence
+        sequence.T, sequence.B = T, B
+        tx, ty = source, target
+        ty.data = <char *>ty.data + i % directions * R * item
+        if part.reverse and T:
+            tx.data, tx.time = <char *>tx.data + (T - 1) * tx.time * item, -tx.time
+            ty.data, ty.time = <char *>ty.data + (T - 1) * ty.time * item, -ty.time
+        first = _c.cr_state(part_of(h_first, i * B * R * item), part_of(c_first, i * B * H * item))
+        last = _c.cr_state(part_of(h, i * B * R * item), part_of(c, i * B * H * item))
+        with nogil:
+            status = part.run(&sequence, &tx, &first, &ty, &last, NULL)
+        check(status)
+    if batched and batch_first:
+        y = cnp.PyArray_SwapAxes(y, 0, 1)
+    return y, (h, c) if has_c else h
+
+
+cdef cnp.ndarray new_array(bint has_first, int64_t first, bint has_second, int64_t second, int64_t third, int dtype):
+    """An array (first, second, third), not filled in, without the axes that it has not."""
+    cdef cnp.npy_intp shape[3]
+    cdef int n = 0
+    if has_first:
+        shape[n] = first
+        n += 1
+    if has_second:
+        shape[n] = second
+        n += 1
+    shape[n] = third
+    return cnp.PyArray_EMPTY(n + 1, shape, dtype, 0)
+
+
+cdef bint is_like(object array, cnp.ndarray wanted):
+    """Whether array has the type and the shape of wanted, and is plain and contiguous."""
+    cdef int axis
+    if type(array) is not cnp.ndarray or cnp.PyArray_TYPE(<cnp.ndarray>array) != cnp.PyArray_TYPE(wanted):
+        return False
+    if not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array) or cnp.PyArray_NDIM(<cnp.ndarray>array) != cnp.PyArray_NDIM(wanted):
+        return False
+    for axis in range(cnp.PyArray_NDIM(wanted)):
+        if (<cnp.ndarray>array).shape[axis] != wanted.shape[axis]:
+            return False
+    return True
+
+
+cdef _c.cr_series walked(cnp.ndarray array, bint batched, bint batch_first):
+    """(T, B, width), (B, T, width) or (T, width)."""
+    cdef int64_t item = cnp.PyArray_ITEMSIZE(array)
+    return _c.cr_series(cnp.PyArray_DATA(array), cnp.PyArray_STRIDE(array, batch_first) // item,
+                        cnp.PyArray_STRIDE(array, not batch_first) // item if batched else 0,
+                        cnp.PyArray_STRIDE(array, 1 + batched) // item)
+
+
+cdef void *part_of(object array, int64_t offset):
+    return <char *>cnp.PyArray_DATA(<cnp.ndarray>array) + offset if array is not None else NULL
 
 
 cdef void *data_of(cnp.ndarray array):

@@ -96,6 +96,8 @@ def checked_lengths(lengths: ArrayLike | None, steps: int, batch: int) -> np.nda
     if lengths is None:
         return None
     array = np.asarray(lengths)
+    if array.size == 0 and not isinstance(lengths, np.ndarray):
+        array = array.astype(np.int64)  # an empty list is float64 to NumPy
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"lengths must be integers, got {array.dtype}")
     if array.shape != (batch,):
@@ -230,6 +232,11 @@ def run_backward(cache: Cache, dy: np.ndarray, dstate: Arrays, truncate: int,
 def _forward(cell: Cell, x: ArrayLike, w_ih: ArrayLike, w_hh: ArrayLike, w_hr: ArrayLike | None,
              b_ih: ArrayLike | None, b_hh: ArrayLike | None, state: State, lengths: ArrayLike | None,
              options: Options, return_cache: bool) -> tuple[Any, ...]:
+    if lengths is None and not return_cache:
+        result = _core.infer_arrays(_core.CELLS[cell.name], x, w_ih, w_hh, w_hr, b_ih, b_hh, state,
+                                    _core.ACTIVATIONS[options.activation], options.reset_after, options.reverse)
+        if result is not None:
+            return result
     x = as_array("x", x)
     weights, hidden = checked_weights(cell, w_ih, w_hh, w_hr, b_ih, b_hh, x.dtype)
     if x.ndim not in (2, 3) or x.shape[-1] != weights.w_ih.shape[1]:

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -286,6 +287,77 @@ def test_backward_keeps_its_cache_and_its_inputs(case, isa):
     for one, other in zip((first[0], *parts_of(first[1]), *first[2].values()),
                           (again[0], *parts_of(again[1]), *again[2].values()), strict=True):
         assert np.array_equal(one, other)
+
+
+# ------------------------------------------------------------------------------------------- the short way of a call
+
+
+def assert_same(one, other):
+    """y and the last state of two calls, bit for bit."""
+    for first, second in zip((one[0], *parts_of(one[1])), (other[0], *parts_of(other[1])), strict=True):
+        np.testing.assert_array_equal(first, second, strict=True)
+        assert first.flags.c_contiguous == second.flags.c_contiguous and first.flags.writeable
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_plain_call_is_any_other(kind, stack, batch_first, frozen, isa, dtype):
+    """Arrays that are taken as they are give what converted ones and those with lengths give."""
+    case = Case(kind, dtype, **stack, batch_first=batch_first)
+    call = case.layer.frozen() if frozen else case.layer
+    for x in (case.x, case.x[:1], case.x[:, :1], case.x[:1, :1], case.x[::-1, ::2], case.x[:0], case.x[:, :0]):
+        batch, steps = x.shape[:2] if batch_first else x.shape[1::-1]
+        states = as_state([np.resize(part, (len(part), batch, part.shape[2])) for part in parts_of(case.state)])
+        for state in (None, states):
+            wanted = case.layer(x, state, lengths=np.full(batch, steps))
+            assert_same(call(x, state), wanted)
+            assert_same(call(ARRANGEMENTS["unaligned"](x), state), wanted)
+        assert_same(call(x, as_state(list(map(np.asfortranarray, parts_of(states))))), wanted)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_parameters_of_any_layout(case, frozen, isa):
+    """What is put into params in place of a layer's own arrays, as it lies in memory."""
+    wanted = case.layer(case.x[:1, :1])
+    for arrangement in ARRANGEMENTS.values():
+        for name, array in case.layer.params.items():
+            case.layer.params[name] = arrangement(array)
+        assert_same((case.layer.frozen() if frozen else case.layer)(case.x[:1, :1]), wanted)
+
+
+def test_parameters_begin_on_a_cache_line(case, dtype):
+    """Each column, in copies too; and columns are not a multiple of a page apart."""
+    wide = cr.LSTM(2, 256, dtype=dtype)
+    for layer in (case.layer, wide):
+        for copied in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), layer.frozen()._layer):
+            for array in copied.params.values():
+                assert array.ctypes.data % 64 == 0 and array.strides[0] == array.itemsize
+                assert array.ndim == 1 or array.strides[1] % 64 == 0 < array.strides[1] % 4096
+
+
+def test_calls_at_once(kind):
+    """One layer, whose parameters are replaced meanwhile, and its snapshot, called by several threads."""
+    case = Case(kind, num_layers=2)
+    fast, wanted = case.layer.frozen(), case.layer(case.x, case.state)
+    copies = [{name: array.copy(order) for name, array in case.layer.params.items()} for order in "CF"]
+
+    def work(number):
+        for _ in range(200):
+            case.layer.params.update(copies[number % 2])
+            assert_same(case.layer(case.x, case.state), wanted)
+            assert_same(fast(case.x, case.state), wanted)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+
+
+def test_no_rows_have_no_lengths(case, isa):
+    """[] is an array of float64 to NumPy."""
+    x, state = case.x[:, :0], as_state([part[:, :0] for part in parts_of(case.state)])
+    for lengths in ([], (), np.zeros(0, int)):
+        assert_same(case.layer(x, state, lengths=lengths), case.layer(x, state))
+    with pytest.raises(TypeError, match=r"lengths.*float64"):
+        case.layer(x, state, lengths=np.zeros(0))
 
 
 # ------------------------------------------------------------------------------------------ parameters and exchange
