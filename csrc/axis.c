@@ -90,6 +90,15 @@ void cr_axis_close(struct cr_axis *axis) { cr_release(axis->border); }
 
 int64_t cr_axis_source_step(const struct cr_axis *axis) { return axis->backward ? 1 : axis->stride; }
 
+void cr_axis_reach(const struct cr_axis *axis, int64_t target, int64_t end, int64_t *source, int64_t *source_end)
+{
+    const int64_t reach = (axis->kernel - 1) * axis->dilation, s = axis->stride;
+    const int64_t first = axis->backward ? cr_ceil_div(target + axis->low - reach, s) : target * s - axis->low;
+    const int64_t last = axis->backward ? (end - 1 + axis->low) / s : (end - 1) * s + reach - axis->low;
+    *source = cr_smaller(axis->sources, cr_larger(0, first));
+    *source_end = cr_larger(*source, cr_smaller(axis->sources, last + 1));
+}
+
 int64_t cr_axis_source(const struct cr_axis *axis, int64_t target, int64_t tap)
 {
     return folded(target * axis->stride + tap * axis->dilation - axis->low, axis->sources, axis->mode);

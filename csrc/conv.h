@@ -51,6 +51,10 @@ CR_HIDDEN int64_t cr_axis_run(const struct cr_axis *axis, int64_t target, int64_
                               int64_t *count);
 CR_HIDDEN int64_t cr_axis_source_step(const struct cr_axis *axis);
 
+/* All sources that targets [target, end) read lie in [*source, *source_end), without padding mode. May be empty. */
+CR_HIDDEN void cr_axis_reach(const struct cr_axis *axis, int64_t target, int64_t end, int64_t *source,
+                             int64_t *source_end);
+
 /* Forward: the source that target reads with tap, or -1 if it is padding that counts as nothing. */
 CR_HIDDEN int64_t cr_axis_source(const struct cr_axis *axis, int64_t target, int64_t tap);
 

@@ -4,9 +4,12 @@
  * strips along its borders. In a rectangle the taps are one list of steps for the tile, so neither padding nor the
  * stride phases cost a multiplication. Three ways to hold a part of y in a tile:
  *
- *     CHANNELS   m pixels x n channels of y; x is read where it lies, w from a packed panel
- *     PIXELS     m channels of y x n pixels of a row; both are read where they lie; for few channels
- *     DIAGONAL   m pixels x n channels of a depthwise convolution
+ *     CHANNELS   m pixels x n channels of y; w comes from a packed panel
+ *     PIXELS     m channels of y x n pixels of a row, for few channels; w is read where it lies
+ *     DIAGONAL   m pixels x n channels of a depthwise convolution; w comes from a packed panel
+ *
+ * x is read where it lies, or, where its layout does not suit the tile and enough is done with it, from a transposed
+ * copy of the band of rows at work.
  *
  * Every output is the sum of the same terms in the same order in the first two, so results do not depend on the
  * layout; nor on N, on the threads, or on which rectangle a pixel lies in. */
@@ -16,7 +19,11 @@ enum orientation { CHANNELS, PIXELS, DIAGONAL };
 
 /* Weights are packed several panels side by side, a batch: the longer the rows that are read, the faster. It stays in a
  * second-level cache while the pixels stream by, in bands that stay there too. */
-enum { PANEL_ROWS = 1536, CHANNEL_CHUNK = 1024, CHANNELS_LEAST = 64, STEPS = 2048, BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18 };
+enum { PANEL_ROWS = 1536, CHANNEL_CHUNK = 1024, CHANNELS_LEAST = 64, STEPS = 2048 };
+enum { BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18, STAGE_BYTES = 1 << 18 };
+
+/* Multiply-adds with each element of x from which on a transposed copy of it pays: it costs about a third of a cycle. */
+enum { WORTH_STAGING = 128 };
 
 struct plan {
     const struct cr_gather *gather;
@@ -33,7 +40,9 @@ struct plan {
     int64_t band;                           /* rows that all panels of a batch go over before the next rows */
     int shares_rows;                        /* parts share out rows, not panels */
     char *workspace;                        /* [parts] of part_bytes */
-    int64_t part_bytes, pairs_offset, panel_offset;
+    int64_t part_bytes, pairs_offset, panel_offset, stage_offset;
+    int stages;            /* x is read from a copy */
+    int64_t stage_rows;    /* the most rows of x that a band reads */
 };
 
 /* Where one part of the work stands. */
@@ -46,6 +55,9 @@ struct walk {
     int64_t tap, tap_end;             /* the chunk: taps [tap, tap_end), */
     int64_t c, c_end;                 /* in-channels [c, c_end) of the group */
     int first_chunk, last_chunk;
+    struct cr_tensor x;               /* gather's, or the copy of a part of an image, which begins at */
+    int64_t first_row, first_channel; /* this row and channel of it */
+    char *stage;
     int64_t image, image_end;
     struct cr_rectangle rectangle;
 };
@@ -57,7 +69,7 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int64_t taps, int be
 {
     const struct plan *plan = walk->plan;
     const struct cr_gather *gather = plan->gather;
-    const struct cr_tensor *x = gather->x, *w = gather->w, *y = gather->y;
+    const struct cr_tensor *x = &walk->x, *w = gather->w, *y = gather->y;
     const int64_t size = plan->kernels->size;
     const int64_t out_channel = walk->group * gather->out_channels + walk->channel;
     const void *bias = gather->bias && finish ? cr_at(gather->bias, out_channel, size) : NULL;
@@ -70,7 +82,7 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int64_t taps, int be
                                      : w->channel;
     const int64_t in_channel =
         plan->orientation == DIAGONAL ? walk->channel : walk->group * gather->in_channels + walk->c;
-    void *source = cr_at(x->data, in_channel * x->channel, size);
+    void *source = cr_at(x->data, (in_channel - walk->first_channel) * x->channel, size);
     void *kernel = plan->packs ? walk->panel
                                : cr_at(w->data, walk->group * gather->w_group + walk->channel * w->batch +
                                                     walk->c * w->channel, size);
@@ -109,7 +121,7 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
     const struct plan *plan = walk->plan;
     const struct cr_rectangle *r = &walk->rectangle;
     const struct cr_gather *gather = plan->gather;
-    const struct cr_tensor *x = gather->x, *y = gather->y;
+    const struct cr_tensor *x = &walk->x, *y = gather->y;
     const struct cr_kernels *kernels = plan->kernels;
     const int pixels = plan->orientation == PIXELS;
     struct cr_tile tile = tile_of_walk(walk, taps, begin, finish);
@@ -175,7 +187,7 @@ static int taps_are_one_step(const struct walk *walk)
     if (channels == 1 && !plan->packs) return 1;
     return plan->packs && tap == 1 &&
            (channels == 1 || (plan->channel_chunk == channels &&
-                              source * gather->x->space[2] == channels * gather->x->channel));
+                              source * walk->x.space[2] == channels * walk->x.channel));
 }
 
 /* Lists the taps of the rectangle that lie in the chunk, and runs its tiles: at once, or in batches where a padding
@@ -186,7 +198,7 @@ static void run_rectangle(void *context)
     const struct cr_rectangle *r = &walk->rectangle;
     const struct plan *plan = walk->plan;
     const struct cr_gather *gather = plan->gather;
-    const struct cr_tensor *x = gather->x, *w = gather->w;
+    const struct cr_tensor *x = &walk->x, *w = gather->w;
     const int64_t packed_tap = (walk->c_end - walk->c) * plan->kernels->columns;
     const int64_t taps = taps_are_one_step(walk) ? r->pair_count[2] : 1;
     int begin = walk->first_chunk;
@@ -202,7 +214,8 @@ static void run_rectangle(void *context)
                     run_tiles(walk, steps, taps, begin, 0);
                     begin = steps = 0;
                 }
-                const int64_t source = pd.source * x->space[0] + ph.source * x->space[1] + pw.source * x->space[2];
+                const int64_t source = pd.source * x->space[0] + (ph.source - walk->first_row) * x->space[1] +
+                                       pw.source * x->space[2];
                 const int64_t kernel =
                     plan->packs ? (tap - walk->tap) * packed_tap
                                 : pd.tap * w->space[0] + ph.tap * w->space[1] + pw.tap * w->space[2];
@@ -241,6 +254,37 @@ static void pack_chunk(const struct walk *walk, int64_t channels)
     }
 }
 
+/* Copies what rows [row, end) of an image read of in-channels [channel, channel + channels): pixels one after the other
+ * with their channels, or, for PIXELS, channels one after the other with their pixels. */
+static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t channel, int64_t channels)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_tensor *x = plan->gather->x;
+    const int64_t size = plan->kernels->size, width = plan->gather->axis[2].sources, image = row / plan->rows;
+    const int pixels = plan->orientation == PIXELS;
+    int64_t first, last;
+
+    cr_axis_reach(&plan->gather->axis[1], row % plan->rows, (end - 1) % plan->rows + 1, &first, &last);
+    walk->x = (struct cr_tensor){
+        .data = walk->stage,
+        .channel = pixels ? plan->stage_rows * width : 1,
+        .space = {0, pixels ? width : width * channels, pixels ? 1 : channels},
+    };
+    walk->first_row = first;
+    walk->first_channel = channel;
+    for (int64_t i = first; i < last; i++) {
+        const struct cr_panels to = {.data = cr_at(walk->stage, (i - first) * walk->x.space[1], size),
+                                     .width = INT64_MAX,
+                                     .row = pixels ? walk->x.channel : channels,
+                                     .fold = 1};
+        const void *from = cr_at(x->data, image * x->batch + i * x->space[1] + channel * x->channel, size);
+        if (pixels)
+            plan->kernels->pack(&to, from, channels, width, x->channel, x->space[2]);
+        else
+            plan->kernels->pack(&to, from, width, channels, x->space[2], x->channel);
+    }
+}
+
 /* Rows [row, end) of the panel at work, a row being one of an image; whole images together. */
 static void run_rows(struct walk *walk, int64_t row, int64_t end)
 {
@@ -271,7 +315,7 @@ static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64
 {
     const struct plan *plan = walk->plan;
     const struct cr_gather *gather = plan->gather;
-    const int64_t band = panel_end - panel > 1 ? plan->band : end - row;
+    const int64_t band = plan->stages || panel_end - panel > 1 ? plan->band : end - row;
 
     for (walk->tap = 0; walk->tap < plan->taps; walk->tap = walk->tap_end) {
         walk->tap_end = cr_smaller(walk->tap + plan->tap_chunk, plan->taps);
@@ -283,11 +327,19 @@ static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64
             if (plan->packs)
                 pack_chunk(walk, cr_smaller((panel_end - panel) * plan->panel_channels,
                                             plan->vector_channels - walk->channel));
-            for (int64_t start = row; start < end; start += band)
+            for (int64_t start = row, next; start < end; start = next) {
+                next = cr_smaller(start + band, end);
+                if (plan->stages) next = cr_smaller(next, (start / plan->rows + 1) * plan->rows);
                 for (int64_t i = panel; i < panel_end; i++) {
                     select_panel(walk, i, i - panel);
-                    run_rows(walk, start, cr_smaller(start + band, end));
+                    if (plan->stages && plan->orientation == DIAGONAL)
+                        stage_rows(walk, start, next, walk->channel, walk->channels);
+                    else if (plan->stages && i == panel)
+                        stage_rows(walk, start, next, walk->group * gather->in_channels + walk->c,
+                                   walk->c_end - walk->c);
+                    run_rows(walk, start, next);
                 }
+            }
         }
     }
 }
@@ -313,6 +365,8 @@ static void run_part(void *context, int part, int parts)
         .plan = plan,
         .steps = (struct cr_step *)(void *)workspace,
         .packed = workspace + plan->panel_offset,
+        .stage = workspace + plan->stage_offset,
+        .x = *plan->gather->x,
     };
 
     workspace += plan->pairs_offset;
@@ -341,16 +395,53 @@ static double filling(int64_t extent, int lanes)
     return (double)extent / (double)(cr_ceil_div(extent, lanes) * lanes);
 }
 
-static enum orientation choose_orientation(const struct cr_gather *gather, const struct cr_kernels *kernels)
+/* Whether a copy of what some rows read, of so many channels, fits STAGE_BYTES; then how many rows, and rows of x. */
+static int set_stage(struct plan *plan, int64_t channels)
 {
+    const struct cr_axis *height = &plan->gather->axis[1];
+    const int64_t reach = (height->kernel - 1) * height->dilation, s = height->stride;
+    const double row_bytes = (double)plan->gather->axis[2].sources * (double)channels * (double)plan->kernels->size;
+    const int64_t fit = row_bytes * (double)height->sources <= STAGE_BYTES ? height->sources : (int64_t)(STAGE_BYTES / row_bytes);
+    const int64_t band = fit == height->sources ? height->targets
+                         : height->backward     ? (fit - reach / s - 2) * s + 1
+                                                : (fit - reach - 1) / s + 1;
+
+    /* Only images of one slice, with padding of zeros. */
+    if (plan->gather->axis[0].sources > 1 || plan->gather->axis[0].kernel > 1 || height->mode != CR_PAD_CONSTANT ||
+        band < 1)
+        return 0;
+    plan->stage_rows = fit;
+    plan->band = cr_ceil_div(plan->rows, cr_ceil_div(plan->rows, band));
+    return 1;
+}
+
+/* Which tiles, and whether x is copied for them. */
+static void choose_tiles(struct plan *plan)
+{
+    const struct cr_gather *gather = plan->gather;
     const struct cr_axis *width = &gather->axis[2];
+    const int lanes = plan->kernels->lanes;
     const int64_t row = cr_ceil_div(width->targets, width->phases);
-    if (gather->groups > 1 && gather->in_channels == 1 && gather->out_channels == 1 && gather->x->channel == 1)
-        return DIAGONAL;
-    if (cr_axis_source_step(width) * gather->x->space[2] == 1 &&
-        filling(row, kernels->lanes) > filling(gather->out_channels, kernels->lanes))
-        return PIXELS;
-    return CHANNELS;
+    const int depthwise = gather->groups > 1 && gather->in_channels == 1 && gather->out_channels == 1;
+    const int by_channel = gather->x->channel == 1;
+    const int by_pixel = cr_axis_source_step(width) * gather->x->space[2] == 1;
+
+    const double used = (double)gather->out_channels * (double)plan->taps /
+                        (width->backward ? 1 : (double)width->stride * (double)gather->axis[1].stride);
+
+    plan->stages = 0;
+    plan->orientation = CHANNELS;
+    if (depthwise && (by_channel || (gather->groups >= lanes && set_stage(plan, plan->kernels->columns)))) {
+        plan->orientation = DIAGONAL;
+        plan->stages = !by_channel;
+    } else if (filling(row, lanes) > filling(gather->out_channels, lanes) &&
+               (by_pixel || (cr_axis_source_step(width) == 1 && gather->in_channels >= lanes &&
+                             filling(row, lanes) > 2 * filling(gather->out_channels, lanes) &&
+                             set_stage(plan, plan->channel_chunk)))) {
+        plan->orientation = PIXELS;
+        plan->stages = !by_pixel;
+    } else if (!by_channel && gather->in_channels >= lanes && used >= WORTH_STAGING)
+        plan->stages = set_stage(plan, plan->channel_chunk);
 }
 
 /* Batches of panels, bands of rows, and which of the two threads share out: rows where x is too large to be read once
@@ -368,8 +459,9 @@ static void set_blocks(struct plan *plan, int parts)
     plan->shares_rows = row_bytes * (double)rows > BATCH_BYTES && rows >= 8 * parts;
     /* Whole images, or equal parts of one. */
     const int64_t band = row_bytes < BAND_BYTES ? (int64_t)(BAND_BYTES / row_bytes) : 1;
-    plan->band = band >= plan->rows ? band / plan->rows * plan->rows
-                                    : cr_ceil_div(plan->rows, cr_ceil_div(plan->rows, band));
+    if (!plan->stages)
+        plan->band = band >= plan->rows ? band / plan->rows * plan->rows
+                                        : cr_ceil_div(plan->rows, cr_ceil_div(plan->rows, band));
 }
 
 static enum cr_status allocate_workspace(struct plan *plan, int parts, struct cr_scratch *scratch)
@@ -387,7 +479,8 @@ static enum cr_status allocate_workspace(struct plan *plan, int parts, struct cr
             return cr_fail(CR_OVERFLOW, "the list of taps does not fit 63 bits");
     if (plan->packs) panel = plan->batch * plan->panel_elements * plan->kernels->size;
     plan->panel_offset = cr_ceil_div(bytes, line) * line;
-    plan->part_bytes = cr_ceil_div(plan->panel_offset + panel, line) * line;
+    plan->stage_offset = cr_ceil_div(plan->panel_offset + panel, line) * line;
+    plan->part_bytes = plan->stage_offset + (plan->stages ? STAGE_BYTES : 0);
     if (cr_multiply_add(plan->part_bytes, parts, 0, &bytes)) bytes = INT64_MAX;
     plan->workspace = cr_scratch_open(scratch, bytes);
     return plan->workspace ? CR_OK : CR_OUT_OF_MEMORY;
@@ -401,7 +494,6 @@ enum cr_status cr_gather(const struct cr_gather *gather)
     struct plan plan = {
         .gather = gather,
         .kernels = kernels,
-        .orientation = choose_orientation(gather, kernels),
         .taps = axis[0].kernel * axis[1].kernel * axis[2].kernel,
         .rows = axis[0].targets * axis[1].targets,
     };
@@ -413,6 +505,12 @@ enum cr_status cr_gather(const struct cr_gather *gather)
     enum cr_status status;
 
     if (gather->N == 0) return CR_OK;
+    /* The chunks set the order of summation, so they are the same whether or not w is packed. */
+    plan.channel_chunk = cr_larger(CHANNELS_LEAST, cr_smaller(CHANNEL_CHUNK, PANEL_ROWS / plan.taps));
+    plan.channel_chunk = cr_ceil_div(gather->in_channels, cr_ceil_div(gather->in_channels, plan.channel_chunk));
+    plan.tap_chunk = cr_smaller(plan.taps, cr_larger(1, PANEL_ROWS / plan.channel_chunk));
+    if (plan.tap_chunk > axis[2].kernel) plan.tap_chunk -= plan.tap_chunk % axis[2].kernel;
+    choose_tiles(&plan);
     plan.tile = plan.orientation == DIAGONAL ? kernels->diagonal : kernels->product;
     /* Packing a panel costs about what a row of tiles does: not worth it for one or two of them. */
     plan.packs = plan.orientation == DIAGONAL ||
@@ -423,11 +521,6 @@ enum cr_status cr_gather(const struct cr_gather *gather)
     plan.vector_channels = plan.orientation == DIAGONAL ? gather->groups : gather->out_channels;
     plan.panels_of_group = cr_ceil_div(plan.vector_channels, plan.panel_channels);
     plan.panels = plan.panels_of_group * (plan.orientation == DIAGONAL ? 1 : gather->groups);
-    /* The chunks set the order of summation, so they are the same whether or not w is packed. */
-    plan.channel_chunk = cr_larger(CHANNELS_LEAST, cr_smaller(CHANNEL_CHUNK, PANEL_ROWS / plan.taps));
-    plan.channel_chunk = cr_ceil_div(gather->in_channels, cr_ceil_div(gather->in_channels, plan.channel_chunk));
-    plan.tap_chunk = cr_smaller(plan.taps, cr_larger(1, PANEL_ROWS / plan.channel_chunk));
-    if (plan.tap_chunk > axis[2].kernel) plan.tap_chunk -= plan.tap_chunk % axis[2].kernel;
     set_blocks(&plan, parts);
 
     status = allocate_workspace(&plan, parts, &scratch);
