@@ -184,7 +184,7 @@ def test_infinite_image_with_zero_padding(isa, layout, dtype):
 LARGE = {
     "conv": ["n3c16h30w31k33_3x3_p1", "n1c8h120w40k24_3x3", "n2c64w500k8_5_s2", "n4c32h20w20k32_3x3_g32_p1",
              "n1c4d9h20w21k12_3x3x3_p1", "n2c12h25w24k10_3x3_g2_p4_wrap", "n64c3h9w9k5_3x3", "n1c200h5w5k210_3x3_p1",
-             "n2c5h60w61k1_1x1"],
+             "n2c5h60w61k1_1x1", "n9c48h30w30k72_3x3_p1", "n2c40h50w50k40_5x5_g40_p2", "n2c3h90w80k32_5x5_s2_p2"],
     "conv_transpose": ["n2c24h20w21k16_4x4_s2_p1_o0", "n3c16w300k16_5_s3_o2", "n2c32h20w20k32_3x3_g32_o0"],
     "max_pool": ["n4c32h40w41_3x3_s2_p1", "n2c64w3000_2"],
     "avg_pool": ["n4c32h40w41_3x3_s2_p1", "n2c64w3000_2"],
@@ -206,6 +206,7 @@ def test_thread_counts(operator, text, isa, layout):
 @pytest.mark.parametrize("operator, text", [
     ("conv", "n5c3h7w6k4_3x2_p1"), ("conv", "n7c16h5w33k17_3x3"), ("conv", "n5c6w40k6_3_g6"),
     ("conv", "n9c2h5w5k3_3x3_p4_reflect"), ("conv", "n5c4d3h4w5k3_2x2x2_s2"), ("conv", "n33c7h1w1k5_1x1"),
+    ("conv", "n3c33h24w40k50_3x3_p1"), ("conv", "n3c34h24w40k34_3x3_g34_p1"), ("conv", "n3c2h24w30k33_5x5_s2_p2"),
     ("conv_transpose", "n5c3h7w6k4_3x2_s2_o0"), ("max_pool", "n5c3h7w6_3x2_p1"), ("avg_pool", "n5c17h7w6_3x2_p1"),
 ])
 def test_batch_composition(operator, text, isa, layout, dtype):
