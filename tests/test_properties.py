@@ -206,7 +206,7 @@ def test_thread_counts(operator, text, isa, layout):
 @pytest.mark.parametrize("operator, text", [
     ("conv", "n5c3h7w6k4_3x2_p1"), ("conv", "n7c16h5w33k17_3x3"), ("conv", "n5c6w40k6_3_g6"),
     ("conv", "n9c2h5w5k3_3x3_p4_reflect"), ("conv", "n5c4d3h4w5k3_2x2x2_s2"), ("conv", "n33c7h1w1k5_1x1"),
-    ("conv", "n3c33h24w40k50_3x3_p1"), ("conv", "n3c34h24w40k34_3x3_g34_p1"), ("conv", "n3c2h24w30k33_5x5_s2_p2"),
+    ("conv", "n4c33h24w40k50_3x3_p1"), ("conv", "n4c34h24w40k34_3x3_g34_p1"), ("conv", "n4c2h24w30k33_5x5_s2_p2"),
     ("conv_transpose", "n5c3h7w6k4_3x2_s2_o0"), ("max_pool", "n5c3h7w6_3x2_p1"), ("avg_pool", "n5c17h7w6_3x2_p1"),
 ])
 def test_batch_composition(operator, text, isa, layout, dtype):
