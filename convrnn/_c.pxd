@@ -12,6 +12,9 @@ cdef extern from "convrnn.h" nogil:
     enum cr_pad_mode:
         CR_PAD_CONSTANT, CR_PAD_REFLECT, CR_PAD_SYMMETRIC, CR_PAD_EDGE, CR_PAD_WRAP
 
+    enum cr_algorithm:
+        CR_AUTO, CR_DIRECT, CR_WINOGRAD
+
     enum cr_activation:
         CR_IDENTITY, CR_RELU, CR_TANH, CR_SIGMOID
 
@@ -38,6 +41,7 @@ cdef extern from "convrnn.h" nogil:
         int64_t pad_high[3]
         cr_pad_mode pad_mode
         cr_activation activation
+        cr_algorithm algorithm
 
     struct cr_pool:
         cr_dtype dtype
@@ -62,6 +66,11 @@ cdef extern from "convrnn.h" nogil:
                                   int64_t pad_low, int64_t pad_high, int64_t *out_size)
     cr_status cr_conv_forward(const cr_conv *conv, const cr_tensor *x, const cr_tensor *w, const void *b,
                               const cr_tensor *y)
+    cr_status cr_conv_algorithm(const cr_conv *conv, cr_algorithm *algorithm)
+    cr_status cr_conv_prepared_size(const cr_conv *conv, int64_t *bytes)
+    cr_status cr_conv_prepare(const cr_conv *conv, const cr_tensor *w, void *prepared)
+    cr_status cr_conv_forward_prepared(const cr_conv *conv, const cr_tensor *x, const void *prepared, const void *b,
+                                       const cr_tensor *y)
     cr_status cr_conv_backward_data(const cr_conv *conv, const cr_tensor *dy, const cr_tensor *w, const void *b,
                                     const cr_tensor *dx)
     cr_status cr_conv_backward_weights(const cr_conv *conv, const cr_tensor *dy, const cr_tensor *x,

@@ -8,6 +8,7 @@ _Arrays = tuple[np.ndarray | None, ...]
 
 PAD_MODES: dict[str, int]
 ACTIVATIONS: dict[str | None, int]
+ALGORITHMS: dict[str, int]
 FUNCTIONS: dict[str, int]
 CELLS: dict[str, int]
 
@@ -25,6 +26,7 @@ class Geometry:
         dilation: _PerAxis,
         groups: int,
         pad_mode: int,
+        algorithm: int,
     ) -> None: ...
     @staticmethod
     def of_transposed(
@@ -55,6 +57,7 @@ class Geometry:
     @property
     def y_shape(self) -> tuple[int, ...]: ...
     def new_output(self, like: np.ndarray) -> np.ndarray: ...
+    def algorithm(self, double: bool) -> str: ...
     @property
     def channels(self) -> int: ...
     @property
@@ -64,6 +67,11 @@ class Geometry:
 
 def conv_forward(
     geometry: Geometry, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, activation: int
+) -> None: ...
+def conv_prepared_size(geometry: Geometry, w: np.ndarray) -> int: ...
+def conv_prepare(geometry: Geometry, w: np.ndarray) -> np.ndarray | None: ...
+def conv_forward_prepared(
+    geometry: Geometry, x: np.ndarray, prepared: np.ndarray, b: np.ndarray | None, y: np.ndarray, activation: int
 ) -> None: ...
 def conv_backward_data(
     geometry: Geometry, dy: np.ndarray, w: np.ndarray, b: np.ndarray | None, dx: np.ndarray

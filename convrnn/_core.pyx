@@ -15,6 +15,7 @@ cnp.import_array()
 PAD_MODES = {"constant": _c.CR_PAD_CONSTANT, "reflect": _c.CR_PAD_REFLECT, "symmetric": _c.CR_PAD_SYMMETRIC,
              "edge": _c.CR_PAD_EDGE, "wrap": _c.CR_PAD_WRAP}
 ACTIVATIONS = {None: _c.CR_IDENTITY, "relu": _c.CR_RELU, "tanh": _c.CR_TANH, "sigmoid": _c.CR_SIGMOID}
+ALGORITHMS = {"auto": _c.CR_AUTO, "direct": _c.CR_DIRECT, "winograd": _c.CR_WINOGRAD}
 FUNCTIONS = {"exp": _c.CR_FUNCTION_EXP, "tanh": _c.CR_FUNCTION_TANH, "sigmoid": _c.CR_FUNCTION_SIGMOID,
              "relu": _c.CR_FUNCTION_RELU}
 
@@ -73,10 +74,11 @@ cdef class Geometry:
     cdef bint batched
 
     def __init__(self, int rank, bint channels_first, tuple x_shape, tuple w_shape, stride, padding, dilation, groups,
-                 int pad_mode):
+                 int pad_mode, int algorithm):
         cdef int64_t group_channels
         cdef int axis
         self._open(rank, channels_first, pad_mode)
+        self.conv.algorithm = <_c.cr_algorithm>algorithm
         self.conv.C = self._set_image(x_shape, self.size)
         group_channels = self._set_kernel(w_shape)
         self.conv.groups = extent("groups", groups, 1)
@@ -150,6 +152,7 @@ cdef class Geometry:
         self.channels_first = channels_first
         self.conv.pad_mode = <_c.cr_pad_mode>pad_mode
         self.conv.activation = _c.CR_IDENTITY
+        self.conv.algorithm = _c.CR_DIRECT
         for axis in range(3):
             self.size[axis] = self.conv.kernel[axis] = self.conv.out[axis] = 1
             self.conv.stride[axis] = self.conv.dilation[axis] = 1
@@ -285,6 +288,15 @@ cdef class Geometry:
         set_in(&conv, self.size)
         return conv
 
+    def algorithm(self, bint double):
+        """The name of the algorithm that runs, in float32 or in double precision."""
+        cdef _c.cr_conv conv = self.conv
+        cdef _c.cr_algorithm algorithm
+        conv.dtype = _c.CR_FLOAT64 if double else _c.CR_FLOAT32
+        set_in(&conv, self.size)
+        check(_c.cr_conv_algorithm(&conv, &algorithm))
+        return "winograd" if algorithm == _c.CR_WINOGRAD else "direct"
+
     cdef _c.cr_pool pool_of(self, cnp.ndarray array):
         cdef _c.cr_pool pool
         cdef int axis
@@ -351,6 +363,47 @@ def conv_forward(Geometry geometry, cnp.ndarray x, cnp.ndarray w, cnp.ndarray b,
     conv.activation = <_c.cr_activation>activation
     with nogil:
         status = _c.cr_conv_forward(&conv, &tx, &tw, bias, &ty)
+    check(status)
+
+
+def conv_prepared_size(Geometry geometry, cnp.ndarray w):
+    """The bytes of w for conv_forward_prepared; 0 where the algorithm is direct."""
+    cdef _c.cr_conv conv = geometry.conv_of(w)
+    cdef int64_t size
+    check(_c.cr_conv_prepared_size(&conv, &size))
+    return size
+
+
+def conv_prepare(Geometry geometry, cnp.ndarray w):
+    """w for conv_forward_prepared, aligned to 64 bytes; None where the algorithm is direct."""
+    cdef _c.cr_conv conv = geometry.conv_of(w)
+    cdef _c.cr_tensor tw = geometry.kernel(w)
+    cdef cnp.ndarray prepared
+    cdef void *data
+    cdef _c.cr_status status
+    size = conv_prepared_size(geometry, w)
+    if size == 0:
+        return None
+    prepared = np.empty(size + 63, np.uint8)
+    prepared = prepared[-prepared.ctypes.data % 64:][:size]
+    data = cnp.PyArray_DATA(prepared)
+    with nogil:
+        status = _c.cr_conv_prepare(&conv, &tw, data)
+    check(status)
+    return prepared
+
+
+def conv_forward_prepared(Geometry geometry, cnp.ndarray x, cnp.ndarray prepared, cnp.ndarray b, cnp.ndarray y,
+                          int activation):
+    """conv_forward with the w that conv_prepare was given. b is contiguous or None."""
+    cdef _c.cr_conv conv = geometry.conv_of(x)
+    cdef _c.cr_tensor tx = geometry.image(x), ty = geometry.image(y)
+    cdef void *weights = cnp.PyArray_DATA(prepared)
+    cdef void *bias = cnp.PyArray_DATA(b) if b is not None else NULL
+    cdef _c.cr_status status
+    conv.activation = <_c.cr_activation>activation
+    with nogil:
+        status = _c.cr_conv_forward_prepared(&conv, &tx, weights, bias, &ty)
     check(status)
 
 

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
     from .arguments import ExplicitPadding, Padding, PerAxis
 
+    PreparedWeights = dict[tuple[int, str], np.ndarray | None]
+
     # dx, dw, db. None where not needed, but Any says so: what was asked for is there, and need not be checked for None.
     Gradients = tuple[np.ndarray | Any, np.ndarray | Any, np.ndarray | Any]
 
 
 def _geometry(rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: PerAxis, padding: Padding,
-              dilation: PerAxis, groups: SupportsIndex, layout: str, padding_mode: str) -> _core.Geometry:
+              dilation: PerAxis, groups: SupportsIndex, layout: str, padding_mode: str,
+              algorithm: str) -> _core.Geometry:
     """The convolution of arrays of these shapes, its options resolved. Plain ints pass as they are: they are checked
     further down, and most calls have nothing else."""
     if type(stride) is not int:
@@ -40,7 +43,8 @@ def _geometry(rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], str
     if type(padding) is not int:
         padding = resolve_padding(padding, rank, x_shape, w_shape, stride, dilation, first)
     return _core.Geometry(rank, first, x_shape, w_shape, stride, padding, dilation, groups,
-                          choice("padding_mode", padding_mode, _core.PAD_MODES))
+                          choice("padding_mode", padding_mode, _core.PAD_MODES),
+                          choice("algorithm", algorithm, _core.ALGORITHMS))
 
 
 def _transposed_geometry(rank: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: PerAxis,
@@ -64,29 +68,42 @@ def _oriented(w: np.ndarray, rank: int, layout: str, flip: bool) -> np.ndarray:
 # ---- any rank ----
 
 
-def _resolve_algorithm(algorithm: str) -> str:
-    """The algorithm that runs: the direct one, so far the only one that applies to any convolution."""
-    if not isinstance(algorithm, str) or algorithm not in ("auto", "direct", "winograd"):
-        raise ValueError(f"algorithm must be 'auto', 'direct' or 'winograd', got {algorithm!r}")
-    if algorithm == "winograd":
-        raise ValueError("algorithm 'winograd' does not apply to this convolution; use 'auto' or 'direct'")
-    return "direct"
-
-
 def _conv(rank: int, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, stride: PerAxis, padding: Padding,
           dilation: PerAxis, groups: SupportsIndex, layout: str, flip: bool, padding_mode: str, activation: str | None,
-          algorithm: str, out: np.ndarray | None) -> np.ndarray:
+          algorithm: str, out: np.ndarray | None, prepared: PreparedWeights | None = None) -> np.ndarray:
     given = x, w, b
     x = as_array("x", x)
     w = as_array("w", w, x.dtype)
-    _resolve_algorithm(algorithm)
     fused = choice("activation", activation, _core.ACTIVATIONS)
-    geometry = _geometry(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode)
+    geometry = _geometry(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode, algorithm)
     if b is not None:
         b = as_vector("b", b, geometry.filters, x.dtype)
     y = geometry.new_output(x) if out is None else as_output(out, geometry.y_shape, x.dtype, given)
-    _core.conv_forward(geometry, x, w if flip is False else _oriented(w, rank, layout, flip), b, y, fused)
+    if flip is not False:
+        w = _oriented(w, rank, layout, flip)
+    weights = None if prepared is None else _prepared(prepared, geometry, w)
+    if weights is None:
+        _core.conv_forward(geometry, x, w, b, y, fused)
+    else:
+        _core.conv_forward_prepared(geometry, x, weights, b, y, fused)
     return y if out is None else out
+
+
+def _prepared(prepared: PreparedWeights, geometry: _core.Geometry, w: np.ndarray) -> np.ndarray | None:
+    """w as Winograd's algorithm takes it, from what prepared keeps or into it; None where the algorithm is direct."""
+    key = _core.conv_prepared_size(geometry, w), _core.isa()  # sizes of tiles have sizes of their own
+    if key not in prepared:
+        prepared[key] = _core.conv_prepare(geometry, w)
+    return prepared[key]
+
+
+def conv_frozen(rank: int, prepared: PreparedWeights, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, *,
+                stride: PerAxis, padding: Padding, dilation: PerAxis, groups: SupportsIndex, layout: str,
+                padding_mode: str, activation: str | None) -> np.ndarray:
+    """conv1d, conv2d or conv3d, bit for bit, with a w that is always the same: what can be computed of it alone is
+    kept in prepared, a dict that is empty at first."""
+    return _conv(rank, x, w, b, stride, padding, dilation, groups, layout, False, padding_mode, activation, "auto",
+                 None, prepared)
 
 
 def _conv_backward(rank: int, dy: ArrayLike, x: ArrayLike, w: ArrayLike, stride: PerAxis, padding: Padding,
@@ -95,9 +112,9 @@ def _conv_backward(rank: int, dy: ArrayLike, x: ArrayLike, w: ArrayLike, stride:
     x = as_array("x", x)
     w = as_array("w", w, x.dtype)
     dy = as_array("dy", dy, x.dtype)
-    _resolve_algorithm(algorithm)
     need_x, need_w, need_b = _parse_needs(needs)
-    geometry = _geometry(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode)
+    geometry = _geometry(rank, x.shape, w.shape, stride, padding, dilation, groups, layout, padding_mode, algorithm)
+    geometry.algorithm(x.itemsize == 8)  # raises where it does not apply, whatever is needed
     if dy.shape != geometry.y_shape:
         raise ValueError(f"dy must have the shape of the output, {geometry.y_shape}, got {dy.shape}")
     dx = dw = db = None
@@ -223,8 +240,10 @@ def conv2d(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None, *, stride: Pe
     activation : {None, "relu", "tanh", "sigmoid"}
         Applied to the result.
     algorithm : {"auto", "direct", "winograd"}
-        "direct" adds the products one by one; "auto" may take a faster one that is as good as :func:`conv_algorithm`
-        says. "winograd" raises where it does not apply.
+        "direct" adds the products one by one. "winograd" needs up to four times fewer multiplications, for 3x3 kernels
+        of stride and dilation 1 with zeros beyond the image, and raises for others; its rounding errors are larger, and
+        a NaN or an infinity may reach any output of the same tile of 4x4. "auto" takes it in float32 where it is faster,
+        as :func:`conv_algorithm` says: by channels and size of the image, never by N.
     out : C-contiguous array, optional
         Takes the result; must not overlap an input.
 
@@ -313,7 +332,7 @@ def conv2d_backward(dy: ArrayLike, x: ArrayLike, w: ArrayLike, *, stride: PerAxi
     dy : array of the shape of conv2d(x, w)
         The gradient at the output, before any activation.
     x, w, stride, padding, dilation, groups, layout, flip, padding_mode, algorithm
-        As in the forward call.
+        As in the forward call. The algorithm is that of dx; dw and db are always computed directly.
     needs : iterable of {"x", "w", "b"}
         Which gradients to compute.
 
@@ -488,18 +507,18 @@ def conv_output_shape(x_shape: Sequence[SupportsIndex], w_shape: Sequence[Suppor
 def conv_algorithm(x_shape: Sequence[SupportsIndex], w_shape: Sequence[SupportsIndex], *, stride: PerAxis = 1,
                    padding: Padding = 0, dilation: PerAxis = 1, groups: SupportsIndex = 1,
                    layout: str = "channels_last", dtype: DTypeLike = np.float32) -> str:
-    """The algorithm that algorithm="auto" takes for arrays of these shapes.
+    """The algorithm that algorithm="auto" takes for arrays of these shapes, with zeros beyond the image.
 
     Examples
     --------
     >>> import convrnn as cr
-    >>> cr.conv_algorithm((1, 28, 28, 1), (3, 3, 1, 8))
-    'direct'
+    >>> cr.conv_algorithm((1, 28, 28, 1), (3, 3, 1, 8)), cr.conv_algorithm((1, 56, 56, 64), (3, 3, 64, 64), padding=1)
+    ('direct', 'winograd')
     """
-    _shapes_geometry(x_shape, w_shape, stride, padding, dilation, groups, layout)
+    geometry = _shapes_geometry(x_shape, w_shape, stride, padding, dilation, groups, layout)
     if np.dtype(dtype) not in (np.float32, np.float64):
         raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
-    return _resolve_algorithm("auto")
+    return geometry.algorithm(np.dtype(dtype) == np.float64)
 
 
 def _shapes_geometry(x_shape: Sequence[SupportsIndex], w_shape: Sequence[SupportsIndex], stride: PerAxis,
@@ -508,4 +527,4 @@ def _shapes_geometry(x_shape: Sequence[SupportsIndex], w_shape: Sequence[Support
     rank = len(kernel) - 2
     if rank not in (1, 2, 3):
         raise ValueError(f"w_shape must have 3, 4 or 5 entries, got {kernel}")
-    return _geometry(rank, image, kernel, stride, padding, dilation, groups, layout, "constant")
+    return _geometry(rank, image, kernel, stride, padding, dilation, groups, layout, "constant", "auto")

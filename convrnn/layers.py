@@ -25,7 +25,7 @@ from . import _core
 from .arguments import as_array, channels_first, integer, per_axis
 from .conv import (
     conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward,
-    conv_transpose1d, conv_transpose1d_backward, conv_transpose2d, conv_transpose2d_backward,
+    conv_frozen, conv_transpose1d, conv_transpose1d_backward, conv_transpose2d, conv_transpose2d_backward,
 )
 from .pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # numpy.random and numpy.typing take longer to import than th
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import ArrayLike, DTypeLike
+
+    from .conv import PreparedWeights
 
     Seed = int | np.random.Generator | None  # None: a different start every time
 
@@ -280,6 +282,8 @@ def _divided(name: str, channels: int, groups: int) -> int:
 
 
 class _Conv(_Convolution):
+    _prepared: PreparedWeights | None = None  # of snapshots, whose weight stays as it is; filled as images come
+
     def __init__(
         self,
         in_channels: int,
@@ -303,6 +307,19 @@ class _Conv(_Convolution):
             (K, C), K, kernel_size, bias, layout, dtype, rng,
             stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode,
         )
+
+    def forward(self, x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        if self._prepared is None:
+            return super().forward(x)
+        weight, bias = self.params["weight"], self.params.get("bias")
+        x = as_array("x", x, weight.dtype)
+        y = conv_frozen(self._rank, self._prepared, x, weight, bias, activation=self._activation, **self._options)
+        return y, x
+
+    def _snapshot(self) -> _Conv:
+        snapshot = copy.deepcopy(self)
+        snapshot._prepared = {}
+        return snapshot
 
 
 class Conv1d(_Conv):

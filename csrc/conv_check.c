@@ -44,6 +44,8 @@ enum cr_status cr_conv_check(const struct cr_conv *conv)
         return cr_fail(CR_INVALID_ARGUMENT, "pad_mode has no meaning: %d", (int)conv->pad_mode);
     if ((int)conv->activation < CR_IDENTITY || conv->activation > CR_SIGMOID)
         return cr_fail(CR_INVALID_ARGUMENT, "activation has no meaning: %d", (int)conv->activation);
+    if ((int)conv->algorithm < CR_AUTO || conv->algorithm > CR_WINOGRAD)
+        return cr_fail(CR_INVALID_ARGUMENT, "algorithm has no meaning: %d", (int)conv->algorithm);
     if (conv->N < 0) return cr_fail(CR_INVALID_ARGUMENT, "N must be at least 0, got %lld", (long long)conv->N);
     if (conv->C < 1 || conv->K < 1)
         return cr_fail(CR_INVALID_ARGUMENT, "channels must be at least 1, got C = %lld, K = %lld", (long long)conv->C,
@@ -68,6 +70,9 @@ enum cr_status cr_conv_check(const struct cr_conv *conv)
     overflow |= cr_multiply_add(inputs, conv->C, 0, &inputs) || cr_multiply_add(outputs, conv->K, 0, &outputs) ||
                 cr_multiply_add(weights, conv->C / conv->groups, 0, &weights) ||
                 cr_multiply_add(weights, conv->K, 0, &weights);
+    if (conv->algorithm == CR_WINOGRAD && !cr_winograd_applies(conv))
+        return cr_fail(CR_INVALID_ARGUMENT, "algorithm winograd does not apply to this convolution: it is for 3x3 kernels "
+                                            "in two axes, stride 1, dilation 1 and padding with zeros");
     /* Room for a byte count and for sums of offsets. */
     if (overflow || inputs > INT64_MAX / 16 || outputs > INT64_MAX / 16 || weights > INT64_MAX / 16)
         return cr_fail(CR_OVERFLOW, "the number of elements of x, w or y does not fit 63 bits");

@@ -10,6 +10,7 @@
  *     conv forward, channels as vectors    product   x: pixels x C           w, packed: C x K     y: pixels x K
  *     conv forward, pixels as vectors      product   w: K x C                x: C x pixels        y: K x pixels
  *     conv backward_data                   the same two, of dy and w with C and K exchanged
+ *     conv forward by Winograd, at a point product   x, evaluated: tiles x C w, evaluated: C x K  tiles x K
  *     conv backward_weights                product   x: C x pixels           dy, packed: pixels x K    dw: C x K
  *     conv backward_bias                   product   1 (strides 0)           dy, packed           db: 1 x K
  *     recurrent, input part                product   x: (T, B) x I        w_ih: I x G*H        gates: (T, B) x G*H
@@ -82,6 +83,30 @@ struct cr_windows {
     int64_t box[3], x_box[3], dx_box[3];                         /* extent of a window, and strides inside it */
 };
 
+/* Winograd's transforms, of n channels side by side at a time; kernels/winograd.inc has the equations. Sides and tiles
+ * are those of F(m x m, 3 x 3): m outputs from a patch of m + 2 pixels along each axis, (m + 2)^2 points.
+ *
+ *     input, weights  target[point*plane + row*target_row + c] = the patch, or the 3x3 taps, at source[cell] +
+ *                     row*source_row + c, evaluated at the point; c to the next multiple of lanes is written too */
+struct cr_evaluation {
+    const void *const *source; /* where each cell begins: [(m+2)^2] pixels or [9] taps, row by row */
+    void *target;
+    int64_t rows, n;
+    int64_t source_row, target_row, plane; /* strides, in elements */
+};
+
+/*     output          target[i*row + j*column + c*channel] = act(bias[c] + output (i, j) of the tile whose products
+ *                     are source[point*plane + part*part_stride + c], added up over parts), i < rows, j < columns */
+struct cr_interpolation {
+    const void *source;
+    void *target;
+    const void *bias; /* [n], contiguous; or NULL */
+    enum cr_activation activation;
+    int rows, columns; /* of the tile, what lies in the image: 1..m */
+    int64_t n, parts;
+    int64_t plane, part_stride, row, column, channel; /* strides, in elements */
+};
+
 /* A row of n hidden units of a recurrent cell at one time step. Gates stand n apart; rows are contiguous, and not all
  * cells have all of them. kernels/gates.inc says what each kernel reads and writes. */
 struct cr_units {
@@ -111,6 +136,10 @@ struct cr_kernels {
 
     void (*maximum)(const struct cr_windows *windows);
     void (*maximum_adjoint)(const struct cr_windows *windows);
+
+    void (*winograd_input[2])(const struct cr_evaluation *evaluation); /* m = 2, m = 4 */
+    void (*winograd_weights[2])(const struct cr_evaluation *evaluation);
+    void (*winograd_output[2])(const struct cr_interpolation *interpolation);
 
     void (*rnn_gates)(const struct cr_units *units);
     void (*lstm_gates)(const struct cr_units *units);

@@ -1,0 +1,46 @@
+/* Which algorithm a convolution takes: by dtype, channels and sizes alone, never by N, so that a row of a batch is what it
+ * would be alone. */
+#include "conv.h"
+
+int cr_winograd_applies(const struct cr_conv *conv)
+{
+    return conv->kernel[0] == 1 && conv->kernel[1] == 3 && conv->kernel[2] == 3 && conv->in[0] == 1 &&
+           conv->out[0] == 1 && conv->pad_low[0] == 0 && conv->stride[1] == 1 && conv->stride[2] == 1 &&
+           conv->dilation[1] == 1 && conv->dilation[2] == 1 && conv->pad_mode == CR_PAD_CONSTANT;
+}
+
+/* The form with less to do for one image: multiplications at 36 or 16 points of every tile, and evaluating the weights
+ * there, which takes as long as the multiplications of 15 tiles, of 26 (measured at 256 channels, 14x14). That is
+ * m = 4 from 11x11 on: below, too little of the tiles is image. */
+int64_t cr_winograd_outputs(int64_t height, int64_t width)
+{
+    const int64_t tiles_2 = cr_ceil_div(height, 2) * cr_ceil_div(width, 2);
+    const int64_t tiles_4 = cr_ceil_div(height, 4) * cr_ceil_div(width, 4);
+    return 36 * (tiles_4 + 15) <= 16 * (tiles_2 + 26) ? 4 : 2;
+}
+
+/* Measured with one image, in both layouts, weights evaluated in the call: m = 4 is 1.1 to 1.4 times as fast as the direct
+ * sum at 12x12 and 14x14 from 32 channels on, 1.2 to 1.6 times at 20x20 with 16; with fewer channels the transforms
+ * take what the multiplications save. m = 2 wins at most 1.4 times, and loses in channels_first. docs/performance.md
+ * has the table. In double precision nobody asks for a faster and less accurate sum. */
+static int winograd_pays(const struct cr_conv *conv)
+{
+    const int64_t height = conv->out[1], width = conv->out[2];
+    const int64_t channels = cr_smaller(conv->C, conv->K) / conv->groups;
+
+    return conv->dtype == CR_FLOAT32 && cr_winograd_outputs(height, width) == 4 &&
+           (channels >= 32 || (channels >= 16 && height * width >= 400));
+}
+
+enum cr_algorithm cr_conv_choice(const struct cr_conv *conv)
+{
+    if (conv->algorithm != CR_AUTO) return conv->algorithm;
+    return cr_winograd_applies(conv) && winograd_pays(conv) ? CR_WINOGRAD : CR_DIRECT;
+}
+
+enum cr_status cr_conv_algorithm(const struct cr_conv *conv, enum cr_algorithm *algorithm)
+{
+    const enum cr_status status = cr_conv_check(conv);
+    if (status == CR_OK) *algorithm = cr_conv_choice(conv);
+    return status;
+}

@@ -1,0 +1,516 @@
+/* A convolution by Winograd's minimal filtering: F(2x2, 3x3) and F(4x4, 3x3).
+ *
+ * y is cut into tiles of m x m outputs, m = 2 or 4. A tile reads a patch of (m+2)^2 pixels; evaluated at as many
+ * points, the patch and the taps are multiplied point by point, and the tile interpolated from the products
+ * (kernels/winograd.inc). Over many tiles and channels each point is a matrix product, C multiplications for an output
+ * of a tile at a point where the direct sum has 9 C for each of m^2 outputs: 16 : 36 for m = 2, 36 : 144 for m = 4.
+ *
+ *     U [panel][chunk][point][c][k]   w evaluated: once a call, or once for many (cr_conv_prepare)
+ *     V [point][tile][c]              x evaluated, a block of tiles at a time
+ *     M [chunk][point][tile][k]       V U, a panel of out-channels at a time; added up over chunks, then interpolated
+ *
+ * V, M and what is read of U stay in a second-level cache. In-channels are summed in chunks for accuracy: the transform
+ * back magnifies the rounding of long sums. Padding is a patch cell that points at zeros.
+ *
+ * The terms of an output do not depend on how tiles are cut into blocks: results do not depend on N, nor on threads. */
+#include <string.h>
+
+#include "conv.h"
+
+enum {
+    BLOCK_TILES = 56,         /* the most tiles of a block, */
+    BLOCK_BYTES = 768 * 1024, /* and of its V, */
+    LEAST_TILES = 16,         /* but not fewer tiles than this: each element of U that is loaded serves so many */
+    CHUNK_CHANNELS = 128,
+    MOST_CHUNKS = 8,                /* M grows with them */
+    ROUND_BYTES = 12 * 1024 * 1024, /* of U, that is evaluated before the first product */
+    WEIGHT_ROWS = 32,               /* in-channels of w that are packed at a time */
+    RUN_TILES = 8,     /* tiles, */
+    RUN_CHANNELS = 64, /* and in-channels, whose patches are transposed at a time */
+    LINE = 64
+};
+
+struct plan {
+    const struct cr_gather *gather;
+    const struct cr_kernels *kernels;
+    int form;                     /* of kernels->winograd_*: m = 2, 4 */
+    int64_t m, side, points;      /* outputs of a tile and cells of its patch, along an axis; cells of the patch */
+    int64_t low[3], tap_step[3];  /* along H, W: the first pixel of output 0 is -low; from tap to tap in w, */
+    int64_t first_tap;            /* from the tap of that pixel on */
+    int64_t down, across;         /* tiles of an image */
+    int64_t tiles, blocks;        /* of all images */
+    int64_t panels_of_group;
+    int64_t chunks;
+    int64_t v_row, v_plane, m_plane, m_part; /* strides, in elements */
+    int64_t panel_elements;                  /* of U */
+    const char *u;                           /* NULL: a panel is evaluated when it is needed, chunk by chunk */
+    int64_t group, groups, panel, panels;    /* the round: these groups, and of each of them these panels; u is theirs */
+    char *workspace;                         /* [parts] of part_bytes */
+    int64_t part_bytes, m_offset, u_offset, stage_offset, zeros_offset;
+};
+
+/* Where one part of the work stands. */
+struct walk {
+    const struct plan *plan;
+    char *v, *m, *u, *stage, *zeros;
+    int64_t group, tile, tile_end;
+};
+
+/* A part of x, at hand pixel by pixel: rows from `row` on, columns from `column` on. */
+struct view {
+    const char *data;
+    int64_t row, column, row_step, column_step;
+};
+
+static int64_t rounded_up(int64_t n, int64_t multiple) { return cr_ceil_div(n, multiple) * multiple; }
+
+/* --------------------------------------------------------------------------------------------------- weights ---- */
+
+/* U of the chunk of a panel: in-channels [c, c_end). stage has room for 9 x WEIGHT_ROWS x columns. */
+static void evaluate_weights(const struct plan *plan, int64_t group, int64_t panel, int64_t c, int64_t c_end, char *u,
+                             char *stage)
+{
+    const struct cr_gather *gather = plan->gather;
+    const struct cr_kernels *kernels = plan->kernels;
+    const struct cr_tensor *w = gather->w;
+    const int64_t columns = kernels->columns, size = kernels->size, channel = panel * columns;
+    const int packs = w->batch != 1;
+    const void *source[9];
+    struct cr_evaluation evaluation = {
+        .source = source,
+        .n = cr_smaller(columns, gather->out_channels - channel),
+        .source_row = packs ? columns : w->channel,
+        .target_row = columns,
+        .plane = (c_end - c) * columns,
+    };
+
+    for (int64_t row = c; row < c_end; row += WEIGHT_ROWS) {
+        evaluation.rows = cr_smaller(WEIGHT_ROWS, c_end - row);
+        evaluation.target = cr_at(u, (row - c) * columns, size);
+        for (int64_t tap = 0; tap < 9; tap++) {
+            const int64_t offset = group * gather->w_group + channel * w->batch + row * w->channel + plan->first_tap +
+                                   tap / 3 * plan->tap_step[1] + tap % 3 * plan->tap_step[2];
+            source[tap] = cr_at(w->data, offset, size);
+            if (packs) {
+                const struct cr_panels panel = {cr_at(stage, tap * WEIGHT_ROWS * columns, size), columns, columns, 0};
+                kernels->pack(&panel, source[tap], evaluation.rows, evaluation.n, w->channel, w->batch);
+                source[tap] = panel.data;
+            }
+        }
+        kernels->winograd_weights[plan->form](&evaluation);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------- images ---- */
+
+/* V of one tile of the block: in-channels [c, c + channels) of the group. */
+static void evaluate_tile(const struct walk *walk, int64_t tile, int64_t c, int64_t channels, const struct view *view)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_axis *axis = plan->gather->axis;
+    const int64_t size = plan->kernels->size, side = plan->side;
+    const int64_t top = tile / plan->across % plan->down * plan->m - plan->low[1];
+    const int64_t left = tile % plan->across * plan->m - plan->low[2];
+    const void *source[36];
+    const struct cr_evaluation evaluation = {
+        .source = source,
+        .target = cr_at(walk->v, (tile - walk->tile) * plan->v_row + c, size),
+        .rows = 1,
+        .n = channels,
+        .plane = plan->v_plane,
+    };
+
+    for (int64_t i = 0; i < side; i++)
+        for (int64_t j = 0; j < side; j++) {
+            const int64_t row = top + i, column = left + j;
+            const int inside = row >= 0 && row < axis[1].sources && column >= 0 && column < axis[2].sources;
+            source[i * side + j] = inside ? cr_at(view->data, (row - view->row) * view->row_step +
+                                                                  (column - view->column) * view->column_step, size)
+                                          : walk->zeros;
+        }
+    plan->kernels->winograd_input[plan->form](&evaluation);
+}
+
+/* The pixels that tiles [tile, tile + run) of a row of tiles read, with channels [c, c + channels) side by side. */
+static struct view transposed(const struct walk *walk, int64_t tile, int64_t run, int64_t c, int64_t channels)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_tensor *x = plan->gather->x;
+    const struct cr_axis *axis = plan->gather->axis;
+    const int64_t size = plan->kernels->size, pitch = RUN_CHANNELS;
+    const int64_t top = tile / plan->across % plan->down * plan->m - plan->low[1];
+    const int64_t left = tile % plan->across * plan->m - plan->low[2];
+    const int64_t row_end = cr_smaller(top + plan->side, axis[1].sources);
+    const int64_t columns = cr_smaller(left + run * plan->m + 2, axis[2].sources) - cr_larger(left, 0);
+    struct view view = {
+        .data = walk->stage,
+        .row = cr_larger(top, 0),
+        .column = cr_larger(left, 0),
+        .row_step = (plan->m * RUN_TILES + 2) * pitch,
+        .column_step = pitch,
+    };
+    const int64_t first = tile / (plan->across * plan->down) * x->batch +
+                          (walk->group * plan->gather->in_channels + c) * x->channel + view.column * x->space[2];
+
+    for (int64_t row = view.row; row < row_end && columns > 0; row++) {
+        const struct cr_panels pixels = {cr_at(walk->stage, (row - view.row) * view.row_step, size), pitch, pitch, 0};
+        plan->kernels->pack(&pixels, cr_at(x->data, first + row * x->space[1], size), columns, channels, x->space[2],
+                            x->channel);
+    }
+    return view;
+}
+
+/* V of the block. */
+static void evaluate_block(const struct walk *walk)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_tensor *x = plan->gather->x;
+    const int64_t in_channels = plan->gather->in_channels, tiles_of_image = plan->across * plan->down;
+
+    if (x->channel == 1) {
+        for (int64_t tile = walk->tile; tile < walk->tile_end; tile++) {
+            const int64_t first = tile / tiles_of_image * x->batch + walk->group * in_channels;
+            const struct view view = {cr_at(x->data, first, plan->kernels->size), 0, 0, x->space[1], x->space[2]};
+            evaluate_tile(walk, tile, 0, in_channels, &view);
+        }
+        return;
+    }
+    for (int64_t tile = walk->tile, run; tile < walk->tile_end; tile += run) {
+        run = cr_smaller(RUN_TILES, cr_smaller(walk->tile_end - tile, plan->across - tile % plan->across));
+        for (int64_t c = 0; c < in_channels; c += RUN_CHANNELS) {
+            const int64_t channels = cr_smaller(RUN_CHANNELS, in_channels - c);
+            const struct view view = transposed(walk, tile, run, c, channels);
+            for (int64_t t = tile; t < tile + run; t++) evaluate_tile(walk, t, c, channels, &view);
+        }
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------- products ---- */
+
+/* M of the block for a chunk, in-channels [c, c_end), of a panel of n out-channels. */
+static void multiply(const struct walk *walk, int64_t c, int64_t c_end, int64_t n, const char *u, char *m)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_kernels *kernels = plan->kernels;
+    const int64_t columns = kernels->columns, size = kernels->size, tiles = walk->tile_end - walk->tile;
+    const int64_t strips = cr_ceil_div(tiles, kernels->rows);
+    const struct cr_step step = {0, 0};
+    struct cr_tile tile = {
+        .steps = &step,
+        .batch = 1,
+        .k = c_end - c,
+        .a_row = plan->v_row,
+        .a_k = 1,
+        .b_k = columns,
+        .c_row = columns,
+        .c_column = 1,
+        .n = (int)n,
+    };
+
+    for (int64_t point = 0; point < plan->points; point++) {
+        tile.b = cr_at(u, point * (c_end - c) * columns, size);
+        for (int64_t strip = 0; strip < strips; strip++) {
+            const int64_t start = cr_cut(tiles, strip, strips);
+            tile.m = (int)(cr_cut(tiles, strip + 1, strips) - start);
+            tile.a = cr_at(walk->v, point * plan->v_plane + start * plan->v_row + c, size);
+            tile.c = cr_at(m, point * plan->m_plane + start * columns, size);
+            kernels->product(&tile);
+        }
+    }
+}
+
+/* The tiles of y, out-channels [channel, channel + n) of the group. */
+static void interpolate(const struct walk *walk, int64_t channel, int64_t n)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_gather *gather = plan->gather;
+    const struct cr_tensor *y = gather->y;
+    const int64_t size = plan->kernels->size, out_channel = walk->group * gather->out_channels + channel;
+    struct cr_interpolation interpolation = {
+        .bias = gather->bias ? cr_at(gather->bias, out_channel, size) : NULL,
+        .activation = gather->activation,
+        .n = n,
+        .parts = plan->chunks,
+        .plane = plan->m_plane,
+        .part_stride = plan->m_part,
+        .row = y->space[1],
+        .column = y->space[2],
+        .channel = y->channel,
+    };
+
+    for (int64_t tile = walk->tile; tile < walk->tile_end; tile++) {
+        const int64_t image = tile / (plan->across * plan->down);
+        const int64_t row = tile / plan->across % plan->down * plan->m, column = tile % plan->across * plan->m;
+        interpolation.source = cr_at(walk->m, (tile - walk->tile) * plan->kernels->columns, size);
+        interpolation.target = cr_at(y->data, image * y->batch + out_channel * y->channel + row * y->space[1] +
+                                                  column * y->space[2], size);
+        interpolation.rows = (int)cr_smaller(plan->m, gather->axis[1].targets - row);
+        interpolation.columns = (int)cr_smaller(plan->m, gather->axis[2].targets - column);
+        plan->kernels->winograd_output[plan->form](&interpolation);
+    }
+}
+
+/* The block, as far as it goes, for one panel. */
+static void run_panel(const struct walk *walk, int64_t panel)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_gather *gather = plan->gather;
+    const int64_t columns = plan->kernels->columns, size = plan->kernels->size, channel = panel * columns;
+    const int64_t n = cr_smaller(columns, gather->out_channels - channel);
+    const int64_t at = ((walk->group - plan->group) * plan->panels + panel - plan->panel) * plan->panel_elements;
+
+    for (int64_t chunk = 0; chunk < plan->chunks; chunk++) {
+        const int64_t c = cr_cut(gather->in_channels, chunk, plan->chunks);
+        const int64_t c_end = cr_cut(gather->in_channels, chunk + 1, plan->chunks);
+        const char *u = walk->u;
+        if (plan->u)
+            u = cr_at(plan->u, at + plan->points * c * columns, size);
+        else
+            evaluate_weights(plan, walk->group, panel, c, c_end, walk->u, walk->stage);
+        multiply(walk, c, c_end, n, u, cr_at(walk->m, chunk * plan->m_part, size));
+    }
+    interpolate(walk, channel, n);
+}
+
+/* -------------------------------------------------------------------------------------------------- the work ---- */
+
+/* The round. A unit is a panel of a block of a group, in this order, so that a part evaluates few blocks twice. */
+static void run_part(void *context, int part, int parts)
+{
+    const struct plan *plan = context;
+    const int64_t units = plan->groups * plan->blocks * plan->panels;
+    const int64_t end = cr_cut(units, part + 1, parts);
+    char *workspace = plan->workspace + part * plan->part_bytes;
+    struct walk walk = {
+        .plan = plan,
+        .v = workspace,
+        .m = workspace + plan->m_offset,
+        .u = workspace + plan->u_offset,
+        .stage = workspace + plan->stage_offset,
+        .zeros = workspace + plan->zeros_offset,
+    };
+    int64_t evaluated = -1;
+
+    memset(walk.zeros, 0, (size_t)(plan->part_bytes - plan->zeros_offset));
+    for (int64_t unit = cr_cut(units, part, parts); unit < end; unit++) {
+        const int64_t block = unit / plan->panels;
+        if (block != evaluated) {
+            walk.group = plan->group + block / plan->blocks;
+            walk.tile = cr_cut(plan->tiles, block % plan->blocks, plan->blocks);
+            walk.tile_end = cr_cut(plan->tiles, block % plan->blocks + 1, plan->blocks);
+            evaluate_block(&walk);
+            evaluated = block;
+        }
+        run_panel(&walk, plan->panel + unit % plan->panels);
+    }
+}
+
+struct preparation {
+    const struct plan *plan;
+    char *u;
+    char *workspace;
+    int64_t part_bytes;
+};
+
+/* U of the round. A unit is a chunk of a panel of a group. */
+static void prepare_part(void *context, int part, int parts)
+{
+    const struct preparation *preparation = context;
+    const struct plan *plan = preparation->plan;
+    const int64_t columns = plan->kernels->columns, in_channels = plan->gather->in_channels;
+    const int64_t units = plan->groups * plan->panels * plan->chunks, end = cr_cut(units, part + 1, parts);
+
+    for (int64_t unit = cr_cut(units, part, parts); unit < end; unit++) {
+        const int64_t panel = unit / plan->chunks, chunk = unit % plan->chunks;
+        const int64_t c = cr_cut(in_channels, chunk, plan->chunks);
+        const int64_t at = panel * plan->panel_elements + plan->points * c * columns;
+        evaluate_weights(plan, plan->group + panel / plan->panels, plan->panel + panel % plan->panels, c,
+                         cr_cut(in_channels, chunk + 1, plan->chunks), cr_at(preparation->u, at, plan->kernels->size),
+                         preparation->workspace + part * preparation->part_bytes);
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------- the plan ---- */
+
+static struct plan plan_of(const struct cr_gather *gather)
+{
+    const struct cr_axis *axis = gather->axis;
+    const struct cr_kernels *kernels = cr_kernels(gather->dtype);
+    const int64_t m = cr_winograd_outputs(axis[1].targets, axis[2].targets);
+    struct plan plan = {
+        .gather = gather,
+        .kernels = kernels,
+        .form = m == 4,
+        .m = m,
+        .side = m + 2,
+        .points = (m + 2) * (m + 2),
+        .down = cr_ceil_div(axis[1].targets, m),
+        .across = cr_ceil_div(axis[2].targets, m),
+        .panels_of_group = cr_ceil_div(gather->out_channels, kernels->columns),
+        .groups = gather->groups,
+        .chunks = cr_smaller(cr_ceil_div(gather->in_channels, CHUNK_CHANNELS), MOST_CHUNKS),
+        .v_row = rounded_up(gather->in_channels, kernels->lanes),
+    };
+
+    /* Backward, target i sees source i + low - tap: from tap 2 on, the first is i - (2 - low). */
+    for (int number = 1; number < 3; number++) {
+        const int backward = axis[number].backward;
+        plan.low[number] = backward ? 2 - axis[number].low : axis[number].low;
+        plan.tap_step[number] = backward ? -gather->w->space[number] : gather->w->space[number];
+        plan.first_tap += backward ? 2 * gather->w->space[number] : 0;
+    }
+    plan.panels = plan.panels_of_group;
+    if (cr_multiply_add(gather->in_channels, plan.points * kernels->columns, 0, &plan.panel_elements))
+        plan.panel_elements = INT64_MAX; /* the workspace will be refused */
+    plan.tiles = gather->N * plan.down * plan.across;
+
+    const int64_t fitting = BLOCK_BYTES / kernels->size / plan.points / plan.v_row;
+    plan.blocks = cr_ceil_div(plan.tiles, cr_larger(LEAST_TILES, cr_smaller(fitting, BLOCK_TILES)));
+    return plan;
+}
+
+/* Room in the workspace of a part for `elements`, `count` times, from *bytes on. Returns where; *bytes becomes -1
+ * where sizes do not fit 63 bits. */
+static int64_t reserve(const struct plan *plan, int64_t elements, int64_t count, int64_t *bytes)
+{
+    const int64_t start = *bytes;
+    if (start < 0 || cr_multiply_add(elements, count * plan->kernels->size, start + LINE - 1, bytes))
+        *bytes = -1;
+    else
+        *bytes -= *bytes % LINE;
+    return start;
+}
+
+/* What evaluate_weights needs. */
+static int64_t stage_bytes(const struct plan *plan)
+{
+    return 9 * WEIGHT_ROWS * plan->kernels->columns * plan->kernels->size;
+}
+
+/* has_u: U is not evaluated panel by panel. */
+static enum cr_status allocate_workspace(struct plan *plan, int parts, int has_u)
+{
+    const int64_t columns = plan->kernels->columns, block_tiles = cr_ceil_div(plan->tiles, plan->blocks);
+    const int64_t in_channels = plan->gather->in_channels, longest_chunk = cr_ceil_div(in_channels, plan->chunks);
+    int64_t bytes = 0, pixels = 0;
+
+    /* Planes are a vector apart from a multiple of a page, or the points of a tile would share few cache sets. */
+    if (cr_multiply_add(block_tiles, plan->v_row, plan->kernels->lanes, &plan->v_plane)) bytes = -1;
+    plan->m_plane = block_tiles * columns + plan->kernels->lanes;
+    plan->m_part = plan->points * plan->m_plane;
+    if (plan->gather->x->channel != 1)
+        pixels = plan->side * (plan->m * RUN_TILES + 2) * RUN_CHANNELS;
+
+    reserve(plan, plan->v_plane, plan->points, &bytes);
+    plan->m_offset = reserve(plan, plan->m_part, plan->chunks, &bytes);
+    plan->u_offset = reserve(plan, has_u ? 0 : longest_chunk, plan->points * columns, &bytes);
+    plan->stage_offset = reserve(plan, cr_larger(pixels, 9 * WEIGHT_ROWS * columns), 1, &bytes);
+    plan->zeros_offset = reserve(plan, plan->v_row, 1, &bytes);
+    plan->part_bytes = bytes;
+    if (bytes < 0 || cr_multiply_add(bytes, parts, 0, &bytes)) bytes = -1;
+    plan->workspace = cr_allocate(bytes);
+    return plan->workspace ? CR_OK : CR_OUT_OF_MEMORY;
+}
+
+static double elements_of_round(const struct plan *plan)
+{
+    return (double)plan->groups * (double)plan->panels * (double)plan->panel_elements;
+}
+
+/* Bytes of U of the round, or -1. */
+static int64_t bytes_of_round(const struct plan *plan)
+{
+    int64_t bytes;
+    if (cr_multiply_add(plan->groups, plan->panels, 0, &bytes) ||
+        cr_multiply_add(bytes, plan->panel_elements, 0, &bytes) ||
+        cr_multiply_add(bytes, plan->kernels->size, 0, &bytes))
+        return -1;
+    return bytes;
+}
+
+/* U of the round. workspace: as evaluate_weights needs, for as many parts. */
+static void prepare(const struct plan *plan, char *u, char *workspace, int parts)
+{
+    struct preparation preparation = {plan, u, workspace, stage_bytes(plan)};
+    cr_parallel(parts, prepare_part, &preparation);
+}
+
+/* What stands before a prepared U and says what it was made for; a cache line, as U is best aligned to one. */
+struct label {
+    int64_t words[LINE / 8];
+};
+
+static struct label label_of(const struct plan *plan)
+{
+    const struct cr_gather *gather = plan->gather;
+    return (struct label){{0x63725f77696e6f67, gather->dtype, plan->kernels->columns, plan->m, gather->groups,
+                           gather->in_channels, gather->out_channels, plan->chunks}};
+}
+
+int64_t cr_winograd_prepared_bytes(const struct cr_gather *gather)
+{
+    const struct plan plan = plan_of(gather);
+    int64_t bytes = bytes_of_round(&plan);
+    return bytes < 0 || cr_multiply_add(bytes, 1, sizeof(struct label), &bytes) ? -1 : bytes;
+}
+
+enum cr_status cr_winograd_prepare(const struct cr_gather *gather, void *prepared)
+{
+    const struct plan plan = plan_of(gather);
+    const struct label label = label_of(&plan);
+    const int parts = cr_parts(elements_of_round(&plan));
+    char *workspace = cr_allocate(parts * stage_bytes(&plan));
+
+    if (!workspace) return CR_OUT_OF_MEMORY;
+    prepare(&plan, (char *)prepared + sizeof label, workspace, parts);
+    memcpy(prepared, &label, sizeof label);
+    cr_release(workspace);
+    return CR_OK;
+}
+
+/* Without prepared weights, and where panels serve several blocks: in rounds, each of the panels whose U has room. */
+static enum cr_status run_rounds(struct plan *plan, int parts)
+{
+    const int64_t groups = plan->groups, panels = plan->panels;
+    const int64_t room = cr_larger(1, ROUND_BYTES / plan->kernels->size / plan->panel_elements);
+
+    plan->panels = cr_smaller(panels, room);
+    plan->groups = cr_smaller(groups, cr_larger(1, room / panels));
+    char *u = cr_allocate(bytes_of_round(plan));
+    if (!u) return CR_OUT_OF_MEMORY;
+
+    plan->u = u;
+    for (; plan->group < groups; plan->group += plan->groups) {
+        plan->groups = cr_smaller(plan->groups, groups - plan->group);
+        for (plan->panel = 0; plan->panel < panels; plan->panel += plan->panels) {
+            plan->panels = cr_smaller(cr_smaller(panels, room), panels - plan->panel);
+            prepare(plan, u, plan->workspace, parts);
+            cr_parallel(parts, run_part, plan);
+        }
+    }
+    cr_release(u);
+    return CR_OK;
+}
+
+enum cr_status cr_winograd(const struct cr_gather *gather, const void *prepared)
+{
+    struct plan plan = plan_of(gather);
+    const struct label label = label_of(&plan);
+    const int parts = cr_parts((double)plan.tiles * elements_of_round(&plan));
+    const int in_rounds = !prepared && plan.blocks > 1;
+
+    if (prepared && memcmp(prepared, &label, sizeof label) != 0)
+        return cr_fail(CR_INVALID_ARGUMENT,
+                       "the prepared weights are of another convolution, dtype, size of image or instruction set");
+    if (gather->N == 0) return CR_OK;
+    if (prepared) plan.u = (const char *)prepared + sizeof label;
+
+    enum cr_status status = allocate_workspace(&plan, parts, prepared || in_rounds);
+    if (status != CR_OK) return status;
+    if (in_rounds)
+        status = run_rounds(&plan, parts);
+    else
+        cr_parallel(parts, run_part, &plan);
+    cr_release(plan.workspace);
+    return status;
+}
