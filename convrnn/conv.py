@@ -97,7 +97,7 @@ def _prepared(prepared: PreparedWeights, geometry: _core.Geometry, w: np.ndarray
     return prepared[key]
 
 
-def conv_frozen(rank: int, prepared: PreparedWeights, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, *,
+def _conv_frozen(rank: int, prepared: PreparedWeights, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, *,
                 stride: PerAxis, padding: Padding, dilation: PerAxis, groups: SupportsIndex, layout: str,
                 padding_mode: str, activation: str | None) -> np.ndarray:
     """conv1d, conv2d or conv3d, bit for bit, with a w that is always the same: what can be computed of it alone is

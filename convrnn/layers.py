@@ -25,7 +25,7 @@ from . import _core
 from .arguments import as_array, channels_first, integer, per_axis
 from .conv import (
     conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward,
-    conv_frozen, conv_transpose1d, conv_transpose1d_backward, conv_transpose2d, conv_transpose2d_backward,
+    _conv_frozen, conv_transpose1d, conv_transpose1d_backward, conv_transpose2d, conv_transpose2d_backward,
 )
 from .pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 
@@ -313,7 +313,7 @@ class _Conv(_Convolution):
             return super().forward(x)
         weight, bias = self.params["weight"], self.params.get("bias")
         x = as_array("x", x, weight.dtype)
-        y = conv_frozen(self._rank, self._prepared, x, weight, bias, activation=self._activation, **self._options)
+        y = _conv_frozen(self._rank, self._prepared, x, weight, bias, activation=self._activation, **self._options)
         return y, x
 
     def _snapshot(self) -> _Conv:

@@ -400,6 +400,56 @@ def conv_transpose_backward(dy, x, w, *, groups=1, layout="channels_last", **geo
     return dx, close_kernels(dw, kernel, layout), sums_of_channels(gradients)
 
 
+# ------------------------------------------------------------------------------------------------------- Winograd
+
+#: The finite points of F(m, 3), by m. One more stands at infinity.
+WINOGRAD_POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.5**0.5, -(0.5**0.5), 2.0**0.5, -(2.0**0.5))}
+
+
+def polynomial_of_roots(roots):
+    """The coefficients of (x - r_0) (x - r_1) .., ascending.
+
+    >>> polynomial_of_roots([1.0, -1.0])
+    [-1.0, 0.0, 1.0]
+    """
+    coefficients = [1.0]
+    for root in roots:
+        coefficients = [low - root * high for low, high in
+                        zip([0.0, *coefficients], [*coefficients, 0.0], strict=True)]
+    return coefficients
+
+
+def winograd_matrices(m):
+    """A' (m, m+2), G (m+2, 3) and B' (m+2, m+2) of F(m, 3): y = A' [(G w) * (B' d)] are the m sums of d with w.
+
+    This is Toom-Cook's product of polynomials turned round: A' takes powers of the points, G evaluates w there, and the
+    rows of B' are the polynomials that vanish at all points but one.
+    """
+    points = WINOGRAD_POINTS[m]
+    others = [[q for q in points if q != p] for p in points]
+    A = [[p**i for p in points] + [float(i == m - 1)] for i in range(m)]
+    G = [[p**i / math.prod(p - q for q in rest) for i in range(3)] for p, rest in zip(points, others, strict=True)]
+    B = [[*polynomial_of_roots(rest), 0.0] for rest in others]
+    return A, [*G, [0.0, 0.0, 1.0]], [*B, polynomial_of_roots(points)]
+
+
+def on_both_axes(matrix, array):
+    """matrix array matrix': matrix on the columns and then on the rows."""
+    columns = [[total(map(mul, row, column)) for column in zip(*array, strict=True)] for row in matrix]
+    return [[total(map(mul, row, line)) for row in matrix] for line in columns]
+
+
+def winograd_tile(d, w):
+    """The m x m sums of a patch d (m+2, m+2) with taps w (3, 3): A' [(G w G') * (B' d B)] A, * by element.
+
+    >>> winograd_tile([[1.0] * 4] * 4, [[0.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+    [[3.0, 3.0], [3.0, 3.0]]
+    """
+    A, G, B = winograd_matrices(len(d) - 2)
+    products = [list(map(mul, *rows)) for rows in zip(on_both_axes(G, w), on_both_axes(B, d), strict=True)]
+    return on_both_axes(A, products)
+
+
 # -------------------------------------------------------------------------------------------------------- pooling
 
 

@@ -66,6 +66,25 @@ static int64_t rounded_up(int64_t n, int64_t multiple) { return cr_ceil_div(n, m
 
 /* --------------------------------------------------------------------------------------------------- weights ---- */
 
+/* Copies what the taps at source have of n out-channels and some in-channels, the rows, to panels, and points source there.
+ * Taps that lie side by side in memory are read together. */
+static void pack_taps(const struct plan *plan, int64_t rows, int64_t n, char *stage, const void *source[9])
+{
+    const struct cr_tensor *tensor = plan->gather->w;
+    const int64_t columns = plan->kernels->columns, size = plan->kernels->size, apart = WEIGHT_ROWS * columns;
+    const int together = plan->first_tap == 0 && plan->tap_step[2] == 1 && plan->tap_step[1] == 3 &&
+                         tensor->channel == 9;
+    struct cr_panels panel = {.width = columns, .row = columns, .fold = together ? 9 : 1, .apart = apart};
+
+    for (int64_t tap = 0; tap < 9; tap++) {
+        panel.data = cr_at(stage, tap * apart, size);
+        if (tap == 0 || !together)
+            plan->kernels->pack(&panel, source[tap], rows * panel.fold, n, together ? 1 : tensor->channel,
+                                tensor->batch);
+        source[tap] = panel.data;
+    }
+}
+
 /* U of the chunk of a panel: in-channels [c, c_end). stage has room for 9 x WEIGHT_ROWS x columns. */
 static void evaluate_weights(const struct plan *plan, int64_t group, int64_t panel, int64_t c, int64_t c_end, char *u,
                              char *stage)
@@ -85,18 +104,12 @@ static void evaluate_weights(const struct plan *plan, int64_t group, int64_t pan
     };
 
     for (int64_t row = c; row < c_end; row += WEIGHT_ROWS) {
+        const int64_t first = group * gather->w_group + channel * w->batch + row * w->channel + plan->first_tap;
         evaluation.rows = cr_smaller(WEIGHT_ROWS, c_end - row);
         evaluation.target = cr_at(u, (row - c) * columns, size);
-        for (int64_t tap = 0; tap < 9; tap++) {
-            const int64_t offset = group * gather->w_group + channel * w->batch + row * w->channel + plan->first_tap +
-                                   tap / 3 * plan->tap_step[1] + tap % 3 * plan->tap_step[2];
-            source[tap] = cr_at(w->data, offset, size);
-            if (packs) {
-                const struct cr_panels panel = {cr_at(stage, tap * WEIGHT_ROWS * columns, size), columns, columns, 0};
-                kernels->pack(&panel, source[tap], evaluation.rows, evaluation.n, w->channel, w->batch);
-                source[tap] = panel.data;
-            }
-        }
+        for (int64_t tap = 0; tap < 9; tap++)
+            source[tap] = cr_at(w->data, first + tap / 3 * plan->tap_step[1] + tap % 3 * plan->tap_step[2], size);
+        if (packs) pack_taps(plan, evaluation.rows, evaluation.n, stage, source);
         kernels->winograd_weights[plan->form](&evaluation);
     }
 }
@@ -153,7 +166,12 @@ static struct view transposed(const struct walk *walk, int64_t tile, int64_t run
                           (walk->group * plan->gather->in_channels + c) * x->channel + view.column * x->space[2];
 
     for (int64_t row = view.row; row < row_end && columns > 0; row++) {
-        const struct cr_panels pixels = {cr_at(walk->stage, (row - view.row) * view.row_step, size), pitch, pitch, 0};
+        const struct cr_panels pixels = {
+            .data = cr_at(walk->stage, (row - view.row) * view.row_step, size),
+            .width = pitch,
+            .row = pitch,
+            .fold = 1,
+        };
         plan->kernels->pack(&pixels, cr_at(x->data, first + row * x->space[1], size), columns, channels, x->space[2],
                             x->channel);
     }

@@ -214,3 +214,10 @@ def test_activation_is_applied_last():
         assert reference.conv_forward(x, w, b, activation=name).ravel().tolist() == wanted
 
 
+@pytest.mark.parametrize("m", [2, 4])
+def test_winograd_tile_is_a_correlation(m):
+    rng = np.random.default_rng(m)
+    d, w = rng.standard_normal((m + 2, m + 2)), rng.standard_normal((3, 3))
+    windows = np.lib.stride_tricks.sliding_window_view(d, (3, 3))
+    y = reference.winograd_tile(d.tolist(), w.tolist())
+    np.testing.assert_allclose(y, (windows * w).sum((-2, -1)), rtol=1e-13, atol=1e-13)

@@ -24,7 +24,7 @@ static void release(void *block)
     free(block);
 }
 
-static double a[CELLS], b[CELLS], result[CELLS], bias[4 * STREAMED];
+static double a[CELLS], b[CELLS], result[CELLS], prepared[CELLS], bias[4 * STREAMED];
 
 static struct cr_conv small_conv(enum cr_pad_mode mode, int64_t stride)
 {
@@ -90,6 +90,8 @@ static enum cr_status call(int which, const struct cr_conv *conv, const struct c
     case 4: return cr_max_pool_forward(&pool, &x, &to_y);
     case 5: return cr_max_pool_backward(&pool, &y, &x, &to_x);
     case 6: return cr_map(CR_FUNCTION_TANH, CR_FLOAT64, 100, a, result);
+    case 10: return cr_conv_prepare(conv, &w, result);
+    case 11: return cr_conv_forward_prepared(conv, &x, prepared, bias, &to_y);
     default: return recur(which - 7, CR_FLOAT64, 40, 4, 16, 0, a);
     }
 }
@@ -138,12 +140,30 @@ static void stream(void)
     expect(call(0, &conv, &conv) == CR_OK, "a small image allocates", 0, 0);
 }
 
+/* By Winograd's algorithm: eight images have several blocks of tiles. */
+static void sweep_winograd(void)
+{
+    static const int functions[] = {0, 1, 10, 11};
+    struct cr_conv conv = small_conv(CR_PAD_CONSTANT, 1);
+    const struct cr_tensor w = {b, 1, conv.K, {0, 2 * 3 * conv.K, 2 * conv.K}};
+    int64_t bytes = -1;
+
+    conv.algorithm = CR_WINOGRAD;
+    budget = 1;
+    expect(cr_conv_prepared_size(&conv, &bytes) == CR_OK && bytes > 0 && bytes <= (int64_t)sizeof prepared &&
+               cr_conv_prepare(&conv, &w, prepared) == CR_OK,
+           "weights not prepared", 10, 0);
+    for (conv.N = 1; conv.N <= 8; conv.N += 7)
+        for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) sweep(functions[i], &conv);
+}
+
 /* Every field of the geometry replaced by every value that it cannot have: a status and words, never a crash. */
-static void scan_bad_geometries(void)
+static void scan_bad_geometries(enum cr_algorithm algorithm)
 {
     static const int64_t bad_values[] = {-1, 0, INT64_MIN, INT64_MAX, (int64_t)1 << 62};
-    const struct cr_conv good = small_conv(CR_PAD_CONSTANT, 1);
+    struct cr_conv good = small_conv(CR_PAD_CONSTANT, 1);
 
+    good.algorithm = algorithm;
     for (int which = 0; which < 3; which++)
         for (int64_t field = 0; field < 25; field++)
             for (size_t i = 0; i < sizeof bad_values / sizeof *bad_values; i++) {
@@ -170,8 +190,10 @@ int main(void)
                 sweep(which, &conv);
             }
     stream();
+    sweep_winograd();
     cr_set_allocator(NULL, NULL);
-    scan_bad_geometries();
+    scan_bad_geometries(CR_AUTO);
+    scan_bad_geometries(CR_WINOGRAD);
     printf("%d failures\n", failures);
     return failures != 0;
 }
