@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from arrangements import ARRANGEMENTS
 from recurrent_problems import GATES, as_state, assert_near, parts_of
-from test_properties import ARRANGEMENTS
 
 import convrnn as cr
 from convrnn import reference

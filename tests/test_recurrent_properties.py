@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from arrangements import ARRANGEMENTS, repeated
 from recurrent_problems import (KINDS, Recurrence, as_dtype, as_state, assert_equal, assert_near, computed, forward,
                                 of_kind, operands, parse, parts_of)
-from test_properties import ARRANGEMENTS, repeated
 
 import convrnn as cr
 

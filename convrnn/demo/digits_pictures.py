@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .figures import INK, titled_figure
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -16,18 +18,7 @@ if TYPE_CHECKING:
     from ..layers import Sequential
     from .digits import Digits, History
 
-INK = "#1f2933"
 COLORS = {"CNN": "#d1495b", "MLP": "#30638e"}
-
-
-def _figure(width: float, height: float, title: str) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=13, color=INK)
-    return figure
 
 
 def _image(axes: Axes, image: np.ndarray, title: str = "", **style: Any) -> AxesImage:
@@ -42,7 +33,7 @@ def kernels(net: Sequential) -> Figure:
     w = net.params["0.weight"]  # (KH, KW, 1, K)
     limit = float(np.abs(w).max())
     K = w.shape[-1]
-    figure = _figure(9, 3, f"The {K} kernels that the first layer learned")
+    figure = titled_figure(9, 3, f"The {K} kernels that the first layer learned")
     grid = figure.subplots(2, K // 2)
     for k, axes in enumerate(grid.flat):
         shown = _image(axes, w[:, :, 0, k], f"{k}", cmap="RdBu_r", vmin=-limit, vmax=limit)
@@ -57,7 +48,7 @@ def feature_maps(net: Sequential, image: np.ndarray) -> Figure:
         x = layer(x)
         if i in (1, 6):
             maps.append(x[0])
-    figure = _figure(12, 4.6, "A digit on its way through the network")
+    figure = titled_figure(12, 4.6, "A digit on its way through the network")
     parts = figure.subfigures(1, 3, width_ratios=(1, 1.15, 2.3), wspace=0.02)
     parts[0].suptitle("input: 28 x 28", fontsize=10, color=INK)
     _image(parts[0].subplots(), image[..., 0], cmap="gray_r")
@@ -77,7 +68,7 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, images: np.ndarray) -> F
     counts = np.zeros((10, 10), np.int64)
     np.add.at(counts, (truth, predicted), 1)
     wrong = np.flatnonzero(truth != predicted)
-    figure = _figure(11, 5.4, f"{len(truth):,} held-out digits, {len(wrong)} mistaken")
+    figure = titled_figure(11, 5.4, f"{len(truth):,} held-out digits, {len(wrong)} mistaken")
     left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
     axes = left.subplots()
     norm = PowerNorm(0.35, vmin=0, vmax=counts.max())  # a single error can be seen beside 100 hits
@@ -100,7 +91,7 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, images: np.ndarray) -> F
 
 def curves(histories: dict[str, History]) -> Figure:
     """Loss while learning, and accuracy on the held-out images after each epoch."""
-    figure = _figure(10, 4, "How the networks learned")
+    figure = titled_figure(10, 4, "How the networks learned")
     left, right = figure.subplots(1, 2)
     for name, history in histories.items():
         epochs = len(history.accuracies)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .digits_pictures import INK, _figure
+from .figures import INK, titled_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +18,7 @@ LOWEST = 1e-18  # where the axis ends
 def draw(out: Path, whole: dict[str, np.ndarray], truncated: dict[str, np.ndarray], truncate: int) -> Path:
     """Draws both into the folder `out` and returns the path."""
     out.mkdir(parents=True, exist_ok=True)
-    figure = _figure(11, 4.8, "How far back does the loss reach?")
+    figure = titled_figure(11, 4.8, "How far back does the loss reach?")
     grid = figure.subplots(1, 2, sharex=True, sharey=True)
     titles = "full BPTT", f"truncated BPTT: blocks of {truncate} steps"
     for axes, reaches, title in zip(grid, (whole, truncated), titles, strict=True):

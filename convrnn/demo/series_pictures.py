@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .digits_pictures import INK, _figure
+from .figures import INK, titled_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ def forecasts(series: Series, models: dict[str, AR | LatentAR], first: int, path
     """What each model expects from the year `first` on, knowing the years before; the bands hold drawn futures."""
     known = int((series.years < first).sum())
     past, years = series.values[:known], series.years[known:]
-    figure = _figure(11, 6.4, f"Yearly sunspots: forecasts from {first} on, and what came")
+    figure = titled_figure(11, 6.4, f"Yearly sunspots: forecasts from {first} on, and what came")
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     for axes, (name, model) in zip(grid.flat, models.items(), strict=True):
         futures = model.sample(len(years), start=past, rng=seed, paths=paths)
@@ -50,7 +50,7 @@ def forecasts(series: Series, models: dict[str, AR | LatentAR], first: int, path
 
 def lags(by_tau: dict[str, np.ndarray]) -> Figure:
     """The likelihood of years by AR(tau) fit to those before them, over tau."""
-    figure = _figure(8, 4, "How far back does it pay to look?")
+    figure = titled_figure(8, 4, "How far back does it pay to look?")
     axes = figure.subplots()
     for (name, nats), below in zip(by_tau.items(), (False, True), strict=True):
         axes.plot(nats, color=COLORS[name], marker="o", markersize=3.5, label=f"sunspots {name}")

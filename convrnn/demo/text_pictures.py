@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .digits_pictures import INK, _figure
+from .figures import INK, titled_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ def draw(out: Path, model: LatentAR, bits: dict[str, float]) -> Path:
     """Draws the loss curve into the folder `out` and returns its path; `bits` ends with the model's own."""
     out.mkdir(parents=True, exist_ok=True)
     losses, validation = (np.array(nats) / math.log(2) for nats in (model.losses, model.validation_losses))
-    figure = _figure(9, 4.8, "An LSTM learns to write: bits per character")
+    figure = titled_figure(9, 4.8, "An LSTM learns to write: bits per character")
     axes = figure.subplots()
     epochs = len(validation)
     at = (np.arange(len(losses)) + 1) * epochs / len(losses)
