@@ -41,7 +41,7 @@ struct plan {
     int64_t tiles, blocks;        /* of all images */
     int64_t panels_of_group;
     int64_t chunks;
-    int64_t v_row, v_plane, m_plane, m_part; /* strides, in elements */
+    int64_t v_row, v_plane, m_plane, m_part, u_plane; /* strides, in elements */
     int64_t panel_elements;                  /* of U */
     const char *u;                           /* NULL: a panel is evaluated when it is needed, chunk by chunk */
     int64_t group, groups, panel, panels;    /* the round: these groups, and of each of them these panels; u is theirs */
@@ -100,7 +100,7 @@ static void evaluate_weights(const struct plan *plan, int64_t group, int64_t pan
         .n = cr_smaller(columns, gather->out_channels - channel),
         .source_row = packs ? columns : w->channel,
         .target_row = columns,
-        .plane = (c_end - c) * columns,
+        .plane = plan->u_plane,
     };
 
     for (int64_t row = c; row < c_end; row += WEIGHT_ROWS) {
@@ -226,7 +226,7 @@ static void multiply(const struct walk *walk, int64_t c, int64_t c_end, int64_t 
     };
 
     for (int64_t point = 0; point < plan->points; point++) {
-        tile.b = cr_at(u, point * (c_end - c) * columns, size);
+        tile.b = cr_at(u, point * plan->u_plane, size);
         for (int64_t strip = 0; strip < strips; strip++) {
             const int64_t start = cr_cut(tiles, strip, strips);
             tile.m = (int)(cr_cut(tiles, strip + 1, strips) - start);
@@ -282,7 +282,7 @@ static void run_panel(const struct walk *walk, int64_t panel)
         const int64_t c_end = cr_cut(gather->in_channels, chunk + 1, plan->chunks);
         const char *u = walk->u;
         if (plan->u)
-            u = cr_at(plan->u, at + plan->points * c * columns, size);
+            u = cr_at(plan->u, at + chunk * plan->points * plan->u_plane, size);
         else
             evaluate_weights(plan, walk->group, panel, c, c_end, walk->u, walk->stage);
         multiply(walk, c, c_end, n, u, cr_at(walk->m, chunk * plan->m_part, size));
@@ -335,13 +335,13 @@ static void prepare_part(void *context, int part, int parts)
 {
     const struct preparation *preparation = context;
     const struct plan *plan = preparation->plan;
-    const int64_t columns = plan->kernels->columns, in_channels = plan->gather->in_channels;
+    const int64_t in_channels = plan->gather->in_channels;
     const int64_t units = plan->groups * plan->panels * plan->chunks, end = cr_cut(units, part + 1, parts);
 
     for (int64_t unit = cr_cut(units, part, parts); unit < end; unit++) {
         const int64_t panel = unit / plan->chunks, chunk = unit % plan->chunks;
         const int64_t c = cr_cut(in_channels, chunk, plan->chunks);
-        const int64_t at = panel * plan->panel_elements + plan->points * c * columns;
+        const int64_t at = panel * plan->panel_elements + chunk * plan->points * plan->u_plane;
         evaluate_weights(plan, plan->group + panel / plan->panels, plan->panel + panel % plan->panels, c,
                          cr_cut(in_channels, chunk + 1, plan->chunks), cr_at(preparation->u, at, plan->kernels->size),
                          preparation->workspace + part * preparation->part_bytes);
@@ -378,8 +378,12 @@ static struct plan plan_of(const struct cr_gather *gather)
         plan.first_tap += backward ? 2 * gather->w->space[number] : 0;
     }
     plan.panels = plan.panels_of_group;
-    if (cr_multiply_add(gather->in_channels, plan.points * kernels->columns, 0, &plan.panel_elements))
-        plan.panel_elements = INT64_MAX; /* the workspace will be refused */
+    /* Here and below a plane is a vector longer than it need be: a power of two apart, the points of a vector of
+     * channels would share few cache sets. */
+    const int64_t longest_chunk = cr_ceil_div(gather->in_channels, plan.chunks);
+    if (cr_multiply_add(longest_chunk, kernels->columns, kernels->lanes, &plan.u_plane) ||
+        cr_multiply_add(plan.u_plane, plan.points * plan.chunks, 0, &plan.panel_elements))
+        plan.u_plane = plan.panel_elements = INT64_MAX; /* the workspace will be refused */
     plan.tiles = gather->N * plan.down * plan.across;
 
     const int64_t fitting = BLOCK_BYTES / kernels->size / plan.points / plan.v_row;
@@ -409,10 +413,8 @@ static int64_t stage_bytes(const struct plan *plan)
 static enum cr_status allocate_workspace(struct plan *plan, int parts, int has_u)
 {
     const int64_t columns = plan->kernels->columns, block_tiles = cr_ceil_div(plan->tiles, plan->blocks);
-    const int64_t in_channels = plan->gather->in_channels, longest_chunk = cr_ceil_div(in_channels, plan->chunks);
     int64_t bytes = 0, pixels = 0;
 
-    /* Planes are a vector apart from a multiple of a page, or the points of a tile would share few cache sets. */
     if (cr_multiply_add(block_tiles, plan->v_row, plan->kernels->lanes, &plan->v_plane)) bytes = -1;
     plan->m_plane = block_tiles * columns + plan->kernels->lanes;
     plan->m_part = plan->points * plan->m_plane;
@@ -421,7 +423,7 @@ static enum cr_status allocate_workspace(struct plan *plan, int parts, int has_u
 
     reserve(plan, plan->v_plane, plan->points, &bytes);
     plan->m_offset = reserve(plan, plan->m_part, plan->chunks, &bytes);
-    plan->u_offset = reserve(plan, has_u ? 0 : longest_chunk, plan->points * columns, &bytes);
+    plan->u_offset = reserve(plan, has_u ? 0 : plan->u_plane, plan->points, &bytes);
     plan->stage_offset = reserve(plan, cr_larger(pixels, 9 * WEIGHT_ROWS * columns), 1, &bytes);
     plan->zeros_offset = reserve(plan, plan->v_row, 1, &bytes);
     plan->part_bytes = bytes;

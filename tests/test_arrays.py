@@ -307,7 +307,7 @@ for _ in range(30):
 done.set()
 writer.join()
 x[:], w[:] = 1, 2
-assert (cr.conv2d(x, w) == 288).all()
+assert (cr.conv2d(x, w, algorithm="direct") == 288).all()
 """)
 
 
