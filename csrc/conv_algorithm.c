@@ -1,5 +1,5 @@
-/* Which algorithm a convolution takes: by dtype, channels and sizes alone, never by N, so that a row of a batch is what it
- * would be alone. */
+/* Which algorithm a convolution takes: by dtype, channels and sizes alone, never by N, so that a row of a batch is what
+ * it would be alone. */
 #include "conv.h"
 
 int cr_winograd_applies(const struct cr_conv *conv)
@@ -19,10 +19,10 @@ int64_t cr_winograd_outputs(int64_t height, int64_t width)
     return 36 * (tiles_4 + 15) <= 16 * (tiles_2 + 26) ? 4 : 2;
 }
 
-/* Measured with one image, in both layouts, weights evaluated in the call: m = 4 is 1.1 to 1.4 times as fast as the direct
- * sum at 12x12 and 14x14 from 32 channels on, 1.2 to 1.6 times at 20x20 with 16; with fewer channels the transforms
- * take what the multiplications save. m = 2 wins at most 1.4 times, and loses in channels_first. docs/performance.md
- * has the table. In double precision nobody asks for a faster and less accurate sum. */
+/* Measured with one image, weights evaluated in the call, in both layouts: m = 4 is 1.1 to 1.5 times as fast as the
+ * direct sum at 12x12 and 14x14 from 32 channels on, 1.2 to 1.4 times at 20x20 with 16, and with fewer channels the
+ * transforms take what the multiplications save. m = 2 wins little below 11x11, and in channels_first nothing;
+ * docs/performance.md has the table. Whoever computes in double precision asks for accuracy. */
 static int winograd_pays(const struct cr_conv *conv)
 {
     const int64_t height = conv->out[1], width = conv->out[2];

@@ -44,7 +44,7 @@ struct plan {
     int64_t v_row, v_plane, m_plane, m_part, u_plane; /* strides, in elements */
     int64_t panel_elements;                  /* of U */
     const char *u;                           /* NULL: a panel is evaluated when it is needed, chunk by chunk */
-    int64_t group, groups, panel, panels;    /* the round: these groups, and of each of them these panels; u is theirs */
+    int64_t group, groups, panel, panels;    /* the round, whose U is at u: these groups, of each these panels */
     char *workspace;                         /* [parts] of part_bytes */
     int64_t part_bytes, m_offset, u_offset, stage_offset, zeros_offset;
 };
@@ -66,8 +66,8 @@ static int64_t rounded_up(int64_t n, int64_t multiple) { return cr_ceil_div(n, m
 
 /* --------------------------------------------------------------------------------------------------- weights ---- */
 
-/* Copies what the taps at source have of n out-channels and some in-channels, the rows, to panels, and points source there.
- * Taps that lie side by side in memory are read together. */
+/* Copies what the taps at source have of n out-channels and some in-channels, the rows, to panels, and points source
+ * there. Taps that lie side by side in memory are read together. */
 static void pack_taps(const struct plan *plan, int64_t rows, int64_t n, char *stage, const void *source[9])
 {
     const struct cr_tensor *tensor = plan->gather->w;
