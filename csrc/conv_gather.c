@@ -5,7 +5,8 @@
  * stride phases cost a multiplication. Three ways to hold a part of y in a tile:
  *
  *     CHANNELS   m pixels x n channels of y; w comes from a packed panel
- *     PIXELS     m channels of y x n pixels of a row, for few channels; w is read where it lies
+ *     PIXELS     m channels of y x n pixels of a row, for few channels; w is read where it lies; a border column,
+ *                narrower than a vector, goes by CHANNELS
  *     DIAGONAL   m pixels x n channels of a depthwise convolution; w comes from a packed panel
  *
  * x is read where it lies, or, where its layout does not suit the tile and enough is done with it, from a transposed
@@ -60,6 +61,8 @@ struct walk {
     char *stage;
     int64_t image, image_end;
     struct cr_rectangle rectangle;
+    enum orientation orientation; /* of its tiles */
+    int from_panel;               /* they read w there */
 };
 
 /* ------------------------------------------------------------------------------------------------- the tiles ---- */
@@ -77,15 +80,15 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int64_t taps, int be
     const struct cr_pair *pairs = walk->rectangle.pairs[2];
     const int along_taps = gather->in_channels == 1 && taps > 1;
     const int64_t x_k = along_taps ? (pairs[1].source - pairs[0].source) * x->space[2] : x->channel;
-    const int64_t w_k = plan->packs  ? plan->kernels->columns
+    const int64_t w_k = walk->from_panel ? plan->kernels->columns
                         : along_taps ? (pairs[1].tap - pairs[0].tap) * w->space[2]
                                      : w->channel;
     const int64_t in_channel =
         plan->orientation == DIAGONAL ? walk->channel : walk->group * gather->in_channels + walk->c;
     void *source = cr_at(x->data, (in_channel - walk->first_channel) * x->channel, size);
-    void *kernel = plan->packs ? walk->panel
-                               : cr_at(w->data, walk->group * gather->w_group + walk->channel * w->batch +
-                                                    walk->c * w->channel, size);
+    void *kernel = walk->from_panel ? walk->panel
+                                : cr_at(w->data, walk->group * gather->w_group + walk->channel * w->batch +
+                                                     walk->c * w->channel, size);
     struct cr_tile tile = {
         .c = cr_at(y->data, out_channel * y->channel, size),
         .steps = walk->steps,
@@ -94,7 +97,7 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int64_t taps, int be
         .activation = finish ? gather->activation : CR_IDENTITY,
     };
 
-    if (plan->orientation == PIXELS) {
+    if (walk->orientation == PIXELS) {
         tile.a = kernel;
         tile.a_row = w->batch;
         tile.a_k = w_k;
@@ -123,7 +126,7 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
     const struct cr_gather *gather = plan->gather;
     const struct cr_tensor *x = &walk->x, *y = gather->y;
     const struct cr_kernels *kernels = plan->kernels;
-    const int pixels = plan->orientation == PIXELS;
+    const int pixels = walk->orientation == PIXELS;
     struct cr_tile tile = tile_of_walk(walk, taps, begin, finish);
 
     /* A tile lies along a row, or down a column where the rectangle is taller than wide. */
@@ -184,8 +187,8 @@ static int taps_are_one_step(const struct walk *walk)
     const int64_t tap = pair[1].tap - pair[0].tap, source = pair[1].source - pair[0].source;
     for (int64_t i = 2; i < count; i++)
         if (pair[i].tap - pair[i - 1].tap != tap || pair[i].source - pair[i - 1].source != source) return 0;
-    if (channels == 1 && !plan->packs) return 1;
-    return plan->packs && tap == 1 &&
+    if (channels == 1 && !walk->from_panel) return 1;
+    return walk->from_panel && tap == 1 &&
            (channels == 1 || (plan->channel_chunk == channels &&
                               source * walk->x.space[2] == channels * walk->x.channel));
 }
@@ -194,10 +197,14 @@ static int taps_are_one_step(const struct walk *walk)
  * mode makes the list longer than the room for it. */
 static void run_rectangle(void *context)
 {
-    const struct walk *walk = context;
+    struct walk *walk = context;
     const struct cr_rectangle *r = &walk->rectangle;
     const struct plan *plan = walk->plan;
     const struct cr_gather *gather = plan->gather;
+    const int narrow = r->count[2] < r->count[1] && 2 * r->count[2] < plan->kernels->lanes;
+
+    walk->orientation = plan->orientation == PIXELS && plan->packs && narrow ? CHANNELS : plan->orientation;
+    walk->from_panel = plan->packs && walk->orientation != PIXELS;
     const struct cr_tensor *x = &walk->x, *w = gather->w;
     const int64_t packed_tap = (walk->c_end - walk->c) * plan->kernels->columns;
     const int64_t taps = taps_are_one_step(walk) ? r->pair_count[2] : 1;
@@ -217,9 +224,9 @@ static void run_rectangle(void *context)
                 const int64_t source = pd.source * x->space[0] + (ph.source - walk->first_row) * x->space[1] +
                                        pw.source * x->space[2];
                 const int64_t kernel =
-                    plan->packs ? (tap - walk->tap) * packed_tap
-                                : pd.tap * w->space[0] + ph.tap * w->space[1] + pw.tap * w->space[2];
-                walk->steps[steps++] = plan->orientation == PIXELS ? (struct cr_step){.a = kernel, .b = source}
+                    walk->from_panel ? (tap - walk->tap) * packed_tap
+                                 : pd.tap * w->space[0] + ph.tap * w->space[1] + pw.tap * w->space[2];
+                walk->steps[steps++] = walk->orientation == PIXELS ? (struct cr_step){.a = kernel, .b = source}
                                                                    : (struct cr_step){.a = source, .b = kernel};
             }
     run_tiles(walk, steps, taps, begin, walk->last_chunk);
@@ -239,7 +246,8 @@ static void pack_chunk(const struct walk *walk, int64_t channels)
     const int64_t along_n = plan->orientation == DIAGONAL ? gather->w_group : w->batch;
     const int64_t start = walk->group * gather->w_group + walk->channel * along_n + walk->c * w->channel;
 
-    struct cr_panels panels = {.data = walk->packed, .width = columns, .row = columns, .next = plan->panel_elements};
+    struct cr_panels panels = {
+        .data = walk->packed, .width = plan->panel_channels, .row = columns, .next = plan->panel_elements};
 
     /* All taps at once where they lie side by side. */
     const int taps_first = plan->tap_chunk == plan->taps && w->channel == plan->taps && (kw == 1 || w->space[2] == 1) &&
@@ -435,7 +443,7 @@ static void choose_tiles(struct plan *plan)
         plan->orientation = DIAGONAL;
         plan->stages = !by_channel;
     } else if (filling(row, lanes) > filling(gather->out_channels, lanes) &&
-               (by_pixel || (cr_axis_source_step(width) == 1 && gather->in_channels >= lanes &&
+               (by_pixel || (cr_axis_source_step(width) == 1 && gather->in_channels > 1 &&
                              filling(row, lanes) > 2 * filling(gather->out_channels, lanes) &&
                              set_stage(plan, plan->channel_chunk)))) {
         plan->orientation = PIXELS;
@@ -514,10 +522,12 @@ enum cr_status cr_gather(const struct cr_gather *gather)
     plan.tile = plan.orientation == DIAGONAL ? kernels->diagonal : kernels->product;
     /* Packing a panel costs about what a row of tiles does: not worth it for one or two of them. */
     plan.packs = plan.orientation == DIAGONAL ||
-                 (plan.orientation == CHANNELS && (gather->w->batch != 1 || pixels > 2 * kernels->rows));
-    plan.panel_channels = plan.orientation == PIXELS                                        ? kernels->rows
-                          : plan.orientation == CHANNELS && !plan.packs && pixels == 1 ? kernels->row_columns
-                                                                                            : kernels->columns;
+                 (plan.orientation == CHANNELS && (gather->w->batch != 1 || pixels > 2 * kernels->rows)) ||
+                 (plan.orientation == PIXELS && axis[2].kernel > 1 && pixels > 2 * kernels->rows);
+    const int one_pixel = plan.orientation == CHANNELS && !plan.packs && pixels == 1;
+    plan.panel_channels = plan.orientation == PIXELS ? cr_smaller(kernels->rows, kernels->columns)
+                          : one_pixel               ? kernels->row_columns
+                                                    : kernels->columns;
     plan.vector_channels = plan.orientation == DIAGONAL ? gather->groups : gather->out_channels;
     plan.panels_of_group = cr_ceil_div(plan.vector_channels, plan.panel_channels);
     plan.panels = plan.panels_of_group * (plan.orientation == DIAGONAL ? 1 : gather->groups);
