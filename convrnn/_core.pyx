@@ -120,7 +120,7 @@ cdef class Geometry:
         cdef int axis
         self._open(rank, channels_first, _c.CR_PAD_CONSTANT)
         self.conv.C = self.conv.K = self.conv.groups = self._set_image(x_shape, self.size)
-        self._set_axis("size", size, self.conv.kernel)
+        self._set_axis("size", size, 1, self.conv.kernel)
         self._set_axes(size if stride is None else stride, padding, 1)
         for axis in range(3 - rank, 3):
             if max(self.conv.pad_low[axis], self.conv.pad_high[axis]) >= self.conv.kernel[axis]:
@@ -181,26 +181,34 @@ cdef class Geometry:
         if len(shape) != self.rank + 2:
             axes = "(K, C/groups, ...)" if self.channels_first else "(..., C/groups, K)"
             raise ValueError(f"w must have {self.rank + 2} dimensions, {axes}, got shape {shape}")
-        if 0 in shape:
-            raise ValueError(f"w must have no empty axis, got shape {shape}")
+        for axis in range(self.rank + 2):
+            if shape[axis] == 0:
+                raise ValueError(f"w must have no empty axis, got shape {shape}")
         for axis in range(self.rank):
             self.conv.kernel[3 - self.rank + axis] = shape[first + axis]
         self.conv.K = shape[0 if self.channels_first else self.rank + 1]
         return shape[1 if self.channels_first else self.rank]
 
-    cdef _set_axis(self, str name, value, int64_t *target):
+    cdef int _set_axis(self, str name, value, int64_t low, int64_t *target) except -1:
+        """An int for all axes, read once, or one for each."""
         cdef int axis
-        for axis in range(self.rank):
-            target[3 - self.rank + axis] = extent(name, value if type(value) is int else value[axis], 1)
+        cdef int64_t number
+        if type(value) is int:
+            number = extent(name, value, low)
+            for axis in range(3 - self.rank, 3):
+                target[axis] = number
+        else:
+            for axis in range(self.rank):
+                target[3 - self.rank + axis] = extent(name, value[axis], low)
+        return 0
 
-    cdef _set_axes(self, stride, padding, dilation):
-        cdef int axis
-        self._set_axis("stride", stride, self.conv.stride)
-        self._set_axis("dilation", dilation, self.conv.dilation)
-        for axis in range(self.rank):
-            low, high = (padding, padding) if type(padding) is int else padding[axis]
-            self.conv.pad_low[3 - self.rank + axis] = extent("padding", low, 0)
-            self.conv.pad_high[3 - self.rank + axis] = extent("padding", high, 0)
+    cdef int _set_axes(self, stride, padding, dilation) except -1:
+        cdef bint one = type(padding) is int
+        self._set_axis("stride", stride, 1, self.conv.stride)
+        self._set_axis("dilation", dilation, 1, self.conv.dilation)
+        self._set_axis("padding", padding if one else [low for low, _ in padding], 0, self.conv.pad_low)
+        self._set_axis("padding", padding if one else [high for _, high in padding], 0, self.conv.pad_high)
+        return 0
 
     cdef _set_out(self):
         cdef int axis
