@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from .protocol import Process, ProcessError
 OURS = "convrnn"  #: the library whose times are rows, and that the others are held against
 REPETITION_SECONDS = 50e-6  #: short calls are timed in groups this long, beside which reading the clock is nothing
 LEAST_CALLS = 7  #: in all rounds, however long a call takes
-SETTLE_SECONDS = 0.02  #: before a turn: the threads of the library that was last go on spinning for milliseconds
+SETTLE_SECONDS = 0.03  #: before a turn: idle threads of the last library's go on spinning, some for 20 ms
 
 
 def repetitions(call, seconds, least):
@@ -74,6 +75,13 @@ class Case:
         return f"{self.operator} {self.pass_} {self.dtype} {self.problem}"
 
 
+class Turns(NamedTuple):
+    """What a variant's turns came to."""
+
+    prepared: bool
+    samples: list  #: seconds of a call
+
+
 @dataclass(frozen=True)
 class Options:
     """How to measure."""
@@ -116,54 +124,62 @@ class Libraries:
         return Limits(**self._machine.ask("limits", seconds=self.options.seconds))
 
     def times(self, case):
-        """{library: {variant: samples}}, over interleaved rounds."""
-        turns = self._turns(case)
-        samples = {}
+        """{library: {variant: Turns}}, over interleaved rounds."""
+        contenders = self._contenders(case)
+        times = {}
         for _ in range(self.options.rounds):
-            for process, variant in turns:
+            for process, variant, prepared in contenders:
                 time.sleep(SETTLE_SECONDS)
                 turn = process.ask("time", variant=variant, seconds=self.options.seconds,
                                    least=math.ceil(LEAST_CALLS / self.options.rounds))
-                samples.setdefault(process.name, {}).setdefault(variant, []).extend(turn)
-        return samples
+                times.setdefault(process.name, {}).setdefault(variant, Turns(prepared, [])).samples.extend(turn)
+        return times
 
-    def _turns(self, case):
-        """Who takes part: the variants of all libraries that can do the case and compute what ours does."""
-        turns, first = [], None
+    def _contenders(self, case):
+        """(process, variant, prepared) of those that take part: the variants of all libraries that can do the case and compute what ours does."""
+        contenders, first = [], None
         for process in (self.ours, *self.peers.values()):
             try:
-                prepared = process.ask("prepare", operator=case.operator, pass_=case.pass_, problem=case.problem,
+                variants = process.ask("prepare", operator=case.operator, pass_=case.pass_, problem=case.problem,
                                        dtype=case.dtype)
             except ProcessError as failure:
                 print(f"{case}: {failure}", file=sys.stderr)
                 continue
-            for variant, signature in prepared.items():
-                first = signature if first is None else first
-                if not agree(signature, first, case.dtype):
+            for variant, found in variants.items():
+                first = found["signature"] if first is None else first
+                if not agree(found["signature"], first, case.dtype):
                     print(f"{case}: {process.name} {variant} computes something else; left out", file=sys.stderr)
                 elif process is not self.ours or self.options.variants is None or variant in self.options.variants:
-                    turns.append((process, variant))
-        return turns
+                    contenders.append((process, variant, found["prepared"]))
+        return contenders
 
 
-def rows(case, samples, limits):
-    """A dict of figures for every variant of ours, with the better variant of each peer."""
-    peers = {name: _best(variants) for name, variants in samples.items() if name != OURS}
+def rows(case, times, limits):
+    """A dict of figures for every variant of ours, with the best of what each peer has of its kind.
+
+    A plain variant is compared with plain ones; one that is prepared also with what peers have prepared.
+    """
     problem = problems.parse(case.operator, case.problem)
-    flops = problem.flops(case.pass_)
-    floor, bound = limits.floor(flops, problem.traffic(case.pass_, case.dtype), case.dtype)
-    for variant, seconds in samples.get(OURS, {}).items():
-        best = min(seconds)
+    flops, traffic = problem.flops(case.pass_), problem.traffic(case.pass_, case.dtype)
+    floor, bound = limits.floor(flops, traffic, case.dtype)
+    for variant, (prepared, samples) in times.get(OURS, {}).items():
+        seconds = min(samples)
+        peers = {name: best | {"ratio": best["us"] / (seconds * 1e6)} for name, variants in times.items()
+                 if name != OURS and (best := _best(variants, prepared))}
         yield {"operator": case.operator, "pass": case.pass_, "dtype": case.dtype, "threads": limits.threads,
-               "problem": case.problem, "variant": variant, **_microseconds(seconds), "gflops": flops / best / 1e9,
-               "limit_us": floor * 1e6, "limited_by": bound, "percent": 100 * floor / best,
-               "peers": {name: peer | {"ratio": peer["us"] / (best * 1e6)} for name, peer in peers.items()}}
+               "problem": case.problem, "variant": variant, "prepared": prepared, **_microseconds(samples),
+               "gflops": flops / seconds / 1e9, "intensity": flops / traffic.moved, "limit_us": floor * 1e6,
+               "limited_by": bound, "percent": 100 * floor / seconds, "peers": peers,
+               "best": min(peers, key=lambda name, peers=peers: peers[name]["us"], default=None)}
 
 
-def _best(variants):
-    """The figures of the fastest variant."""
-    name = min(variants, key=lambda variant: min(variants[variant]))
-    return {"variant": name, **_microseconds(variants[name])}
+def _best(variants, prepared):
+    """The figures of the fastest variant, of the prepared ones too if they may take part; None if there is none."""
+    admitted = {name: turns for name, turns in variants.items() if prepared or not turns.prepared}
+    if not admitted:
+        return None
+    name = min(admitted, key=lambda variant: min(admitted[variant].samples))
+    return {"variant": name, "prepared": admitted[name].prepared, **_microseconds(admitted[name].samples)}
 
 
 def _microseconds(samples):
@@ -177,10 +193,20 @@ def run(cases, threads, peers, options):
         versions = libraries.versions()
         limits = libraries.limits()
         for case in cases:
-            samples = libraries.times(case)
-            measured.append((case, samples))
-            times = ", ".join(f"{name} {variant} {min(seconds) * 1e6:.1f}" for name, variants in samples.items()
-                              for variant, seconds in variants.items())
-            print(f"{case}, threads {threads}: {times} us", file=sys.stderr)
+            times = libraries.times(case)
+            measured.append((case, times))
+            progress = ", ".join(f"{name} {variant} {min(turns.samples) * 1e6:.1f}"
+                                 for name, variants in times.items() for variant, turns in variants.items())
+            print(f"{case}, threads {threads}: {progress} us", file=sys.stderr)
         limits = limits.best(libraries.limits())  # again: the clock may have been lower before
-    return [row for case, samples in measured for row in rows(case, samples, limits)], limits, versions
+    return [row for case, times in measured for row in rows(case, times, limits)], limits, versions
+
+
+def run_all(plan, peers, options):
+    """(rows, [limits], versions) of a plan: {number of threads: cases}."""
+    rows, limits, versions = [], [], {}
+    for threads, cases in plan.items():
+        more, limit, versions = run(cases, threads, peers, options)
+        rows += more
+        limits.append(limit)
+    return rows, limits, versions

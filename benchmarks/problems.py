@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 LAYOUTS = ("channels_last", "channels_first")
-FORMS = ("array", "layer", "frozen")
+FORMS = {"conv": (*LAYOUTS, "frozen"), "rnn": ("array", "layer", "frozen")}  #: our variants, by operator
 DTYPES = ("float32", "float64")
 GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
 PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  #: of a recurrent layer, by PyTorch's names
@@ -191,29 +191,51 @@ def parse(operator, text):
     return OPERATORS[operator].parse(text)
 
 
-#: Calls of which the arithmetic is nothing.
-_CALLS = ["1,1,1,1,1,1,1,0,1", "1,1,28,28,1,3,1,0,1", "1,1,28,28,8,3,1,0,1"]
+def operator_of(text):
+    """What kind of problem a line is: that of a recurrent layer begins with a word.
+
+    >>> operator_of("GRU 1,1,2,3"), operator_of("1,1,4,4,1,3,1,0,1")
+    ('rnn', 'conv')
+    """
+    return "rnn" if " " in text.strip() else "conv"
+
 
 #: Small images, first layers, the body of residual networks, strided 1x1, depthwise, one large kernel.
-_CONVOLUTIONS = [
+_CONVOLUTIONS = (
     "1,1,28,28,1,3,1,0,1", "1,1,28,28,8,3,1,0,1", "32,1,28,28,8,3,1,0,1", "32,16,14,14,32,3,1,1,1",
     "64,32,8,8,64,3,1,1,1", "1,3,224,224,64,7,2,3,1", "1,64,56,56,64,1,1,0,1",
     *(f"1,{channels},{side},{side},{channels},3,1,1,1" for channels in (64, 128, 256) for side in (56, 28, 14)),
     "1,512,7,7,512,3,1,1,1", "1,1024,14,14,2048,1,2,0,1", "16,64,56,56,64,3,1,1,1", "16,256,14,14,256,3,1,1,1",
     "1,32,112,112,32,3,1,1,32", "1,512,14,14,512,3,1,1,512", "1,1,1024,1024,1,11,1,5,1", "8,3,32,32,16,5,1,2,1",
-]
+)
 
 #: One row and batches, from weights that fit the first cache to some that no second cache holds.
-_SEQUENCES = [f"{cell} {sizes}" for cell in GATES for sizes in (
+_SEQUENCES = tuple(f"{cell} {sizes}" for cell in GATES for sizes in (
     "1,1,64,128", "100,1,64,128", "50,32,64,128", "50,32,128,512", "25,16,512,512", "25,32,1024,1024", "150,16,256,256",
-    "1000,1,1,32", "100,1,256,1024", "20,64,28,128")]
+    "1000,1,1,32", "100,1,256,1024", "20,64,28,128"))
 
 #: One step of one row.
-_STEPS = [f"{cell} 1,1,{size},{size}" for cell in GATES for size in (32, 128, 256)]
+_STEPS = tuple(f"{cell} 1,1,{size},{size}" for cell in GATES for size in (32, 128, 256))
 
-#: The problems of every operator, by pass.
-LINES = {
-    "conv": dict.fromkeys(Convolution.passes, _CONVOLUTIONS),
-    "call": dict.fromkeys(Convolution.passes, _CALLS),
-    "rnn": {"inference": _SEQUENCES, "training": _SEQUENCES, "step": _STEPS},
+
+class CaseSet(NamedTuple):
+    """A pass of an operator, and the problems it is measured on."""
+
+    operator: str
+    pass_: str
+    lines: tuple
+
+
+#: The names that ``compare`` takes.
+SETS = {
+    "conv": CaseSet("conv", "forward", _CONVOLUTIONS),
+    "conv-backward": CaseSet("conv", "backward", _CONVOLUTIONS),
+    "conv-data": CaseSet("conv", "backward_data", _CONVOLUTIONS),
+    "conv-weights": CaseSet("conv", "backward_weights", _CONVOLUTIONS),
+    "rnn": CaseSet("rnn", "inference", _SEQUENCES),
+    "rnn-train": CaseSet("rnn", "training", _SEQUENCES),
+    "step": CaseSet("rnn", "step", _STEPS),
 }
+
+#: Those it takes if none is named; the other two are parts of "conv-backward".
+USUAL_SETS = ("conv", "conv-backward", "rnn", "rnn-train", "step")

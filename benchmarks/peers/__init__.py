@@ -2,21 +2,36 @@
 
 A file is the name of the package it measures. It holds a function for every operator it knows, ::
 
-    def conv(problem, pass_, operands): -> {variant: (call, results)}
+    def conv(problem, pass_, operands): -> {name: Variant(call, results)}
 
-where `operands` are the problem's in the canonical layout, ``call()`` is what is timed and nothing else (a plain call:
-a new result, nothing prepared but what a user has anyway, arrays and layers), and ``results(call())`` are NumPy arrays
-in the canonical layout and order: for a recurrent layer y, then the last state or the gradients of x, of the parameters
-and of the first state. It ends with ``serve(lambda threads: methods(version, {"conv": conv}))``; the package is
-imported in there, because it may be missing. What a library cannot do has no variants.
+where `operands` are the problem's in the canonical layout, ``call()`` is what is timed and nothing else, and
+``results(call())`` are NumPy arrays in the canonical layout and order: for a recurrent layer y, then the last state or
+the gradients of x, of the parameters and of the first state. It ends with ``serve(lambda threads: methods(version,
+{"conv": conv}))``; the package is imported in there, because it may be missing. What a library cannot do has no
+variants.
 """
 
 import pkgutil
+from collections.abc import Callable
+from typing import NamedTuple
 
 from .. import measure, problems
 
 #: The other libraries there are files for.
 OTHERS = tuple(module.name for module in pkgutil.iter_modules(__path__) if module.name != measure.OURS)
+
+
+class Variant(NamedTuple):
+    """A way in which a library does a case.
+
+    A plain call gets arrays and returns new ones, and nothing was prepared but what a user has anyway: arrays, layers.
+    A prepared one knew the weights before (constants of a compiled model, a frozen layer), or has buffers bound to it.
+    Plain is compared with plain; ours prepared with all there is.
+    """
+
+    call: Callable
+    results: Callable
+    prepared: bool = False
 
 
 def as_state(parts):
@@ -34,14 +49,15 @@ def methods(version, operators):
     calls = {}
 
     def prepare(operator, pass_, problem, dtype):
-        """Makes the variants of a case; returns the signature of what each of them computes."""
+        """Makes the variants of a case; says of each whether it is prepared, and the signature of what it computes."""
         calls.clear()
         if operator not in operators:
             return {}
         parsed = problems.parse(operator, problem)
         variants = operators[operator](parsed, pass_, parsed.operands(dtype))
-        calls.update({variant: call for variant, (call, _) in variants.items()})
-        return {variant: measure.signature(results(call())) for variant, (call, results) in variants.items()}
+        calls.update({name: variant.call for name, variant in variants.items()})
+        return {name: {"prepared": variant.prepared, "signature": measure.signature(variant.results(variant.call()))}
+                for name, variant in variants.items()}
 
     def time(variant, seconds, least):
         return measure.repetitions(calls[variant], seconds, least)

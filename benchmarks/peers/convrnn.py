@@ -4,7 +4,7 @@ import numpy as np
 
 from ..problems import LAYOUTS, PARAMETERS
 from ..protocol import serve
-from . import as_state, listed, methods
+from . import Variant, as_state, listed, methods
 
 
 def image(array, layout):
@@ -30,12 +30,24 @@ def canonical_kernel(array, layout):
 
 
 def conv(problem, pass_, operands):
-    """The array functions, in both layouts."""
-    return {layout: variant(problem, pass_, operands, layout) for layout in LAYOUTS}
+    """The array functions in both layouts, and for the forward pass the layer frozen."""
+    variants = {layout: variant(problem, pass_, operands, layout) for layout in LAYOUTS}
+    return variants | {"frozen": frozen(problem, operands)} if pass_ == "forward" else variants
+
+
+def frozen(problem, operands):
+    """A snapshot of the layer, channels_last."""
+    import convrnn
+
+    x = image(operands["x"], "channels_last")
+    layer = convrnn.Conv2d(problem.C, problem.K, problem.kernel, dtype=x.dtype, **options(problem))
+    layer.load_state_dict({"weight": operands["w"], "bias": operands["b"]})
+    snapshot = layer.frozen()
+    return Variant(lambda: snapshot(x), lambda y: [canonical(y, "channels_last")], prepared=True)
 
 
 def variant(problem, pass_, operands, layout):
-    """(call, results) of a pass in a layout."""
+    """A pass in a layout, plain."""
     import convrnn
 
     x, dy = image(operands["x"], layout), image(operands["dy"], layout)
@@ -46,7 +58,7 @@ def variant(problem, pass_, operands, layout):
     else:
         keywords["layout"] = layout
     if pass_ == "forward":
-        return lambda: convrnn.conv2d(x, w, b, **keywords), lambda y: [canonical(y, layout)]
+        return Variant(lambda: convrnn.conv2d(x, w, b, **keywords), lambda y: [canonical(y, layout)])
     needs = {"backward": "xwb", "backward_data": "x", "backward_weights": "w"}[pass_]
 
     def results(gradients):
@@ -55,13 +67,13 @@ def variant(problem, pass_, operands, layout):
         return [back[name]() for name in needs]
 
     if pass_ == "backward":
-        return lambda: convrnn.conv2d_backward(dy, x, w, **keywords), results
-    return lambda: convrnn.conv2d_backward(dy, x, w, needs=needs, **keywords), results
+        return Variant(lambda: convrnn.conv2d_backward(dy, x, w, **keywords), results)
+    return Variant(lambda: convrnn.conv2d_backward(dy, x, w, needs=needs, **keywords), results)
 
 
 def call(problem, pass_, operands):
     """The whole call, and of it the part below Python: what it asked of _core, asked again."""
-    whole, results = variant(problem, pass_, operands, "channels_last")
+    whole, results, _ = variant(problem, pass_, operands, "channels_last")
     expected = results(whole())
     requests = core_requests(whole)
 
@@ -69,7 +81,7 @@ def call(problem, pass_, operands):
         for function, arguments in requests:
             function(*arguments)
 
-    return {"whole": (whole, results), "core": (core, lambda _: expected)}
+    return {"whole": Variant(whole, results), "core": Variant(core, lambda _: expected)}
 
 
 def rnn(problem, pass_, operands):
@@ -85,14 +97,14 @@ def rnn(problem, pass_, operands):
     state, layer_state = as_state(first), as_state([part[None] for part in first])
 
     if pass_ != "training":
-        frozen = layer.frozen()
+        snapshot = layer.frozen()
 
         def outputs(result):
             return [result[0], *listed(result[1])]
 
-        return {"array": (lambda: function(x, *weights, state), outputs),
-                "layer": (lambda: layer(x, layer_state), outputs),
-                "frozen": (lambda: frozen(x, layer_state), outputs)}
+        return {"array": Variant(lambda: function(x, *weights, state), outputs),
+                "layer": Variant(lambda: layer(x, layer_state), outputs),
+                "frozen": Variant(lambda: snapshot(x, layer_state), outputs, prepared=True)}
 
     def train_array():
         y, _, cache = function(x, *weights, state, return_cache=True)
@@ -110,7 +122,7 @@ def rnn(problem, pass_, operands):
         y, dx, dstate, gradients = result
         return [y, dx, *(gradients[f"{name}_l0"] for name in PARAMETERS), *listed(dstate)]
 
-    return {"array": (train_array, array_results), "layer": (train_layer, layer_results)}
+    return {"array": Variant(train_array, array_results), "layer": Variant(train_layer, layer_results)}
 
 
 def core_requests(whole):

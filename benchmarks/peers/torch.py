@@ -1,8 +1,11 @@
-"""PyTorch: its convolutions without autograd, in both memory formats; its recurrent layers, trained with autograd."""
+"""PyTorch: its convolutions without autograd, in both memory formats; its recurrent layers, trained with autograd.
+
+Its prepared convolution is oneDNN's, with the weights and the activations already in that library's blocked layouts.
+"""
 
 from ..problems import PARAMETERS
 from ..protocol import serve
-from . import as_state, listed, methods
+from . import Variant, as_state, listed, methods
 
 
 def conv(problem, pass_, operands):
@@ -18,15 +21,29 @@ def conv(problem, pass_, operands):
                     for name in ("x", "w", "dy"))
         b = torch.from_numpy(operands["b"])
         if pass_ == "forward":
-            return (lambda: torch.conv2d(x, w, b, stride, padding, dilation, problem.groups),
-                    lambda y: [y.numpy()])
+            return Variant(lambda: torch.conv2d(x, w, b, stride, padding, dilation, problem.groups),
+                           lambda y: [y.numpy()])
         backward = torch.ops.aten.convolution_backward.default
         bias_sizes = [problem.K] if needs[2] else None
-        return (lambda: backward(dy, x, w, bias_sizes, stride, padding, dilation, False, output_padding,
-                                 problem.groups, needs),
-                lambda gradients: [gradient.numpy() for gradient in gradients if gradient is not None])
+        return Variant(lambda: backward(dy, x, w, bias_sizes, stride, padding, dilation, False, output_padding,
+                                        problem.groups, needs),
+                       lambda gradients: [gradient.numpy() for gradient in gradients if gradient is not None])
 
-    return {"channels_first": variant(torch.contiguous_format), "channels_last": variant(torch.channels_last)}
+    variants = {"channels_first": variant(torch.contiguous_format), "channels_last": variant(torch.channels_last)}
+    if pass_ == "forward" and operands["x"].dtype == "float32" and torch.backends.mkldnn.is_available():
+        variants["mkldnn"] = blocked(problem, operands)
+    return variants
+
+
+def blocked(problem, operands):
+    """The module in oneDNN's layouts, which that library knows for float32."""
+    import torch
+
+    module = torch.nn.Conv2d(problem.C, problem.K, problem.kernel, problem.stride, problem.padding,
+                             groups=problem.groups).eval()
+    module.load_state_dict({"weight": torch.from_numpy(operands["w"]), "bias": torch.from_numpy(operands["b"])})
+    prepared, x = torch.utils.mkldnn.to_mkldnn(module), torch.from_numpy(operands["x"]).to_mkldnn()
+    return Variant(lambda: prepared(x), lambda y: [y.to_dense().numpy()], prepared=True)
 
 
 def rnn(problem, pass_, operands):
@@ -56,17 +73,18 @@ def rnn(problem, pass_, operands):
             y, _ = layer(x, state)
             return y, torch.autograd.grad(y, sources, dy)
 
-        return {"layer": (train, lambda result: arrays(result[0].detach(), result[1]))}
-    variants = {"layer": (lambda: layer(x, state), lambda result: arrays(*result))}
+        return {"layer": Variant(train, lambda result: arrays(result[0].detach(), result[1]))}
+    variants = {"layer": Variant(lambda: layer(x, state), lambda result: arrays(*result))}
     if problem.T == 1:
         cell, row, before = module(f"{problem.cell}Cell", ""), x[0], as_state(first)
-        variants["cell"] = (lambda: cell(row, before), lambda after: arrays(listed(after)[0], after))
+        variants["cell"] = Variant(lambda: cell(row, before), lambda after: arrays(listed(after)[0], after))
     return variants
 
 
 def load(threads):
     """The methods of the process."""
     import torch
+    import torch.utils.mkldnn
 
     torch.set_num_threads(threads)
     return methods(torch.__version__, {"conv": conv, "rnn": rnn})
