@@ -18,7 +18,7 @@ def conv(problem, operands):
     """(model, inputs) of a convolution in channels_first."""
     weights = {"w": operands["w"], "b": operands["b"]}
     attributes = {"strides": [problem.stride] * 2, "pads": [problem.padding] * 4, "group": problem.groups}
-    return _model("Conv", ["x", "w", "b"], {"x": operands["x"]}, weights, ["y"], attributes)
+    return _model("Conv", ["x", "w", "b"], {"x": operands["x"]}, weights, {"y": 4}, attributes)
 
 
 def rnn(problem, operands):
@@ -32,7 +32,7 @@ def rnn(problem, operands):
     if problem.cell == "GRU":
         attributes["linear_before_reset"] = 1  # PyTorch's form: r is applied to the product
     return _model(problem.cell, ["x", "ih", "hh", "bias", "", *states], inputs, weights,
-                  ["y", *(f"last_{name}" for name in states)], attributes)
+                  {"y": 4} | {f"last_{name}": 3 for name in states}, attributes)
 
 
 def rnn_results(outputs):
@@ -52,14 +52,14 @@ def _directions(array):
 
 
 def _model(operator, names, inputs, weights, outputs, attributes):
-    """(the bytes of a model of one node, the inputs it is called with)."""
+    """(the bytes of a model of one node, the inputs it is called with); `outputs` have their numbers of axes."""
     from onnx import helper, numpy_helper
 
     real = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
     graph = helper.make_graph(
-        [helper.make_node(operator, names, outputs, **attributes)], operator,
+        [helper.make_node(operator, names, list(outputs), **attributes)], operator,
         [helper.make_tensor_value_info(name, real, array.shape) for name, array in inputs.items()],
-        [helper.make_tensor_value_info(name, real, None) for name in outputs],
+        [helper.make_tensor_value_info(name, real, [None] * axes) for name, axes in outputs.items()],
         [numpy_helper.from_array(array, name) for name, array in weights.items()])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     return model.SerializeToString(), inputs

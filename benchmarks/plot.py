@@ -14,7 +14,7 @@ PANEL_INCHES = (6.5, 4.6)
 def save(rows, limits, file):
     """Writes the figure, in the format of the file's name: a panel for each pass, dtype and number of threads.
 
-    A problem is a vertical line at its intensity, from the slowest library to the fastest.
+    A vertical line joins what has the same intensity: one problem, from the slowest library to the fastest.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -72,13 +72,13 @@ def _draw_roofs(ax, limits, dtype, left, right):
     """The multiply-adds' roof, and the slopes of what each memory can feed, up to that roof."""
     peak = limits.fma[dtype]
     ax.axhline(peak, color="0.4", linewidth=1.2, zorder=1)
-    ax.annotate(f"multiply-adds {peak:.0f}", (right, peak), xytext=(-3, 3), textcoords="offset points", ha="right",
+    ax.annotate(f"multiply-adds {peak:.0f} GFLOP/s", (left, peak), xytext=(3, 3), textcoords="offset points",
                 fontsize=7, color="0.3")
     for level, bandwidth in limits.bandwidth.items():
         ridge = peak / bandwidth
         if ridge <= left:
-            continue
+            continue  # that memory is never what limits these
         end = min(ridge, right)
         ax.plot([left, end], [bandwidth * left, bandwidth * end], color="0.6", linewidth=0.9, zorder=1)
-        ax.annotate(level, (left, bandwidth * left), xytext=(3, 3), textcoords="offset points", fontsize=7,
-                    color="0.4", annotation_clip=True)
+        ax.annotate(f"{level} {bandwidth:.0f} GB/s", (left, bandwidth * left), xytext=(3, 3), fontsize=7,
+                    textcoords="offset points", color="0.4")

@@ -77,7 +77,7 @@ def grouped(rows, *names):
 
 def peers_of(rows):
     """The names of the peers that have any of the rows."""
-    return list(dict.fromkeys(name for row in rows for name in row["peers"]))
+    return sorted({name for row in rows for name in row["peers"]})
 
 
 def _cells(row, peers, alone):

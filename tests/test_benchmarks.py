@@ -1,6 +1,7 @@
 """The benchmarks: what they count, what they compare, and that they run. No time is asserted."""
 
 import doctest
+import itertools
 import json
 import shutil
 import subprocess
@@ -13,14 +14,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT))  # the benchmarks are no part of an installed package
 
-from benchmarks import machine, measure, problems, table  # noqa: E402
-from benchmarks.__main__ import parse_arguments  # noqa: E402
+from benchmarks import footprint, growth, machine, measure, onnx_models, plot, problems, table  # noqa: E402
+from benchmarks.__main__ import main, parse_arguments  # noqa: E402
 from benchmarks.peers import OTHERS  # noqa: E402
 
 SMALLEST = "1,1,28,28,1,3,1,0,1"
-PASSES = problems.Convolution.passes
-LINES = [(operator, line) for operator, lines in problems.LINES.items()
-         for line in dict.fromkeys(line for pass_ in lines for line in lines[pass_])]
+LINES = dict.fromkeys((case_set.operator, line) for case_set in problems.SETS.values() for line in case_set.lines)
 
 
 def brute_force_macs(problem):
@@ -75,11 +74,12 @@ def test_lines_parse_and_print_back(operator, line):
     assert str(problems.parse(operator, line)) == line
 
 
-@pytest.mark.parametrize("operator", problems.LINES)
-def test_lines_are_different_and_have_their_passes(operator):
-    for pass_, lines in problems.LINES[operator].items():
-        assert len(set(lines)) == len(lines) > 0
-        assert all(pass_ in problems.parse(operator, line).passes for line in lines)
+@pytest.mark.parametrize("name", problems.SETS)
+def test_lines_are_different_and_have_their_pass(name):
+    operator, pass_, lines = problems.SETS[name]
+    assert len(set(lines)) == len(lines) > 0
+    assert all(pass_ in problems.parse(operator, line).passes for line in lines)
+    assert all(problems.operator_of(line) == operator for line in lines)
 
 
 @pytest.mark.parametrize("line", ["", "1,2,3", "1,1,4,4,1,3,1,0,1,1", "1,1,4,4,1,3,1,0,x", "0,1,4,4,1,3,1,0,1",
@@ -150,21 +150,57 @@ def libraries():
         yield [processes.ours, *processes.peers.values()]
 
 
+def prepared(libraries, case):
+    """{(library, variant): {"prepared", "signature"}}."""
+    return {(library.name, variant): found for library in libraries for variant, found in
+            library.ask("prepare", operator=case.operator, pass_=case.pass_, problem=case.problem,
+                        dtype=case.dtype).items()}
+
+
 @pytest.mark.parametrize("dtype", problems.DTYPES)
-@pytest.mark.parametrize("line", [f"{cell} {sizes}" for cell in problems.GATES for sizes in ("5,3,4,6", "1,1,6,6")])
+@pytest.mark.parametrize("line", ["2,4,9,8,6,3,1,1,1", "3,4,9,9,6,5,2,2,2", "1,4,9,9,4,3,1,1,4", "2,3,7,7,5,1,2,0,1"])
+def test_convolutions_compute_the_same(line, dtype, libraries):
+    for pass_, arrays in [("forward", 1), ("backward", 3), ("backward_data", 1), ("backward_weights", 1)]:
+        found = prepared(libraries, measure.Case("conv", pass_, line, dtype))
+        ours = {variant: made["prepared"] for (name, variant), made in found.items() if name == measure.OURS}
+        assert ours == dict.fromkeys(problems.LAYOUTS, False) | ({"frozen": True} if pass_ == "forward" else {})
+        first = found[measure.OURS, "channels_last"]["signature"]
+        assert len(first) == arrays
+        for variant, made in found.items():
+            assert measure.agree(made["signature"], first, dtype), variant
+        if pass_ == "forward" and dtype == "float32":
+            assert {name for name, _ in found} == {library.name for library in libraries}
+
+
+@pytest.mark.parametrize("dtype", problems.DTYPES)
+@pytest.mark.parametrize("line", [f"{cell} {sizes}" for cell in problems.GATES
+                                  for sizes in ("5,3,4,6", "5,1,4,6", "1,1,6,6")])
 def test_recurrent_variants_compute_the_same(line, dtype, libraries):
     problem = problems.parse("rnn", line)
     for pass_ in problem.passes:
-        signatures = {(library.name, variant): signature for library in libraries for variant, signature in
-                      library.ask("prepare", operator="rnn", pass_=pass_, problem=line, dtype=dtype).items()}
-        forms = {variant for name, variant in signatures if name == measure.OURS}
-        assert forms == ({"array", "layer"} if pass_ == "training" else set(problems.FORMS))
-        first = signatures[measure.OURS, "array"]
+        found = prepared(libraries, measure.Case("rnn", pass_, line, dtype))
+        ours = {variant: made["prepared"] for (name, variant), made in found.items() if name == measure.OURS}
+        assert ours == {"array": False, "layer": False} | ({} if pass_ == "training" else {"frozen": True})
+        first = found[measure.OURS, "array"]["signature"]
         # y and the last state, or y and the gradients of x, of four parameters and of the first state
         assert len(first) == (6 if pass_ == "training" else 1) + (2 if problem.cell == "LSTM" else 1)
         assert all(norm > 0 for _, norm in first)
-        for variant, signature in signatures.items():
-            assert measure.agree(signature, first, dtype), variant
+        for variant, made in found.items():
+            assert measure.agree(made["signature"], first, dtype), variant
+        if pass_ != "training" and dtype == "float32" and problem.B == 1:
+            assert {name for name, _ in found} == {library.name for library in libraries}
+
+
+@pytest.mark.parametrize("cell", problems.GATES)
+def test_onnx_models_are_valid(cell):
+    onnx = pytest.importorskip("onnx")
+    problem = problems.parse("rnn", f"{cell} 2,3,4,5")
+    for made, expected in ((onnx_models.rnn(problem, problem.operands("float32")), problem.shapes["x"]),
+                           (onnx_models.conv(convolution := problems.parse("conv", "2,4,9,8,6,3,1,1,2"),
+                                             convolution.operands("float32")), (2, 4, 9, 8))):
+        model, inputs = made
+        onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
+        assert inputs["x"].shape == expected
 
 
 def test_repetitions():
@@ -175,20 +211,93 @@ def test_repetitions():
     assert all(0 < sample < measure.REPETITION_SECONDS for sample in samples)
 
 
-def row(problem, us, torch, threads=1):
+def turns(**seconds):
+    """Variants with one sample each; a name that ends in an underscore is a prepared one."""
+    return {name: measure.Turns(name.endswith("_"), [sample]) for name, sample in seconds.items()}
+
+
+def test_like_is_compared_with_like():
+    times = {measure.OURS: turns(channels_last=4.0, frozen_=2.0), "torch": turns(first=8.0, last=6.0, mkldnn_=3.0),
+             "ncnn": turns(default_=1.0), "jax": turns(channels_last=5.0, slow_=7.0)}
+    plain, frozen = measure.rows(measure.Case("conv", "forward", SMALLEST, "float32"), times, limits_of(1))
+    assert {name: (peer["variant"], peer["ratio"]) for name, peer in plain["peers"].items()} == {
+        "torch": ("last", 1.5), "jax": ("channels_last", 1.25)}
+    assert {name: (peer["variant"], peer["ratio"]) for name, peer in frozen["peers"].items()} == {
+        "torch": ("mkldnn_", 1.5), "ncnn": ("default_", 0.5), "jax": ("channels_last", 2.5)}
+    assert (plain["best"], frozen["best"]) == ("jax", "ncnn")
+    assert not plain["prepared"] and frozen["prepared"] and frozen["peers"]["ncnn"]["prepared"]
+    alone, _ = measure.rows(measure.Case("conv", "forward", SMALLEST, "float32"),
+                            {measure.OURS: times[measure.OURS], "ncnn": times["ncnn"]}, limits_of(1))
+    assert alone["peers"] == {} and alone["best"] is None
+
+
+def row(problem, us, threads=1, variant="channels_last", **peers):
+    """A row in which the peers take so many microseconds; prepared, if ours is frozen."""
+    prepared = variant == "frozen"
+    figures = {name: {"variant": "layer", "prepared": prepared, "us": time, "median_us": time, "ratio": time / us}
+               for name, time in peers.items()}
     return {"operator": "conv", "pass": "forward", "dtype": "float32", "threads": threads, "problem": problem,
-            "variant": "channels_last", "us": us, "median_us": us, "gflops": 1.0, "percent": 50.0, "limited_by": "fma",
-            "limit_us": us / 2, "peers": {"torch": {"us": torch, "ratio": torch / us}} if torch else {}}
+            "variant": variant, "prepared": prepared, "us": us, "median_us": us, "gflops": 1.0, "intensity": 2.0,
+            "percent": 50.0, "limited_by": "fma", "limit_us": us / 2, "peers": figures,
+            "best": min(peers, key=peers.get, default=None)}
 
 
 def test_tables():
-    text = table.comparisons([row("a", 10.0, 20.0), row("b", 10.0, 5.0), row("c", 8.0, None), row("a", 5.0, 20.0, 2)])
-    one, two, means = parsed_tables(text)
-    assert [(line["problem"], line["torch us"], line["x torch"]) for line in one] == [
-        ("a", "20.00", "2.00"), ("b", "5.00", "0.50"), ("c", "", "")]
+    text = table.comparisons([row("a", 10.0, torch=20.0, jax=40.0), row("b", 10.0, torch=5.0), row("c", 8.0),
+                              row("a", 5.0, 2, torch=20.0), row("a", 5.0, variant="frozen", ncnn=2.0)])
+    one, two, means, behind = parsed_tables(text)
+    assert [(line["problem"], line["x torch"], line["x jax"], line["x ncnn"], line["best peer"], line["best us"],
+             line["x best"]) for line in one] == [
+        ("a", "2.00", "4.00", "", "torch layer", "20.00", "2.00"), ("b", "0.50", "", "", "torch layer", "5.00", "0.50"),
+        ("c", "", "", "", "", "", ""), ("a", "", "", "0.40*", "ncnn layer*", "2.00", "0.40")]
     assert two[0]["x 1 thread"] == "2.00"
-    assert [(line["rows"], line["% limit"], line["x torch"], line["least x torch"], line["torch ahead"])
-            for line in means] == [("3", "50.0", "1.00", "0.50", "1"), ("1", "50.0", "4.00", "4.00", "0")]
+    assert [(line["variant"], line["threads"], line["rows"], line["% limit"], line["x torch"], line["x jax"],
+             line["x best"], line["least x best"], line["best ahead"]) for line in means] == [
+        ("channels_last", "1", "3", "50.0", "1.00", "4.00", "1.00", "0.50", "1"),
+        ("channels_last", "2", "1", "50.0", "4.00", "", "4.00", "4.00", "0"),
+        ("frozen", "1", "1", "50.0", "", "", "0.40", "0.40", "1")]
+    assert [(line["problem"], line["variant"], line["x best"]) for line in behind] == [
+        ("a", "frozen", "0.40"), ("b", "channels_last", "0.50")]
+    assert "ahead in 2 of 5 rows" in text
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_plot(suffix, tmp_path):
+    pytest.importorskip("matplotlib")
+    target = tmp_path / f"rooflines.{suffix}"
+    rows = [row("a", 10.0, torch=20.0, jax=40.0), row("b", 10.0, variant="frozen", ncnn=5.0), row("a", 5.0, 2)]
+    plot.save(rows, [limits_of(1), limits_of(2)], target)
+    assert target.stat().st_size > 1000
+
+
+def test_growth(monkeypatch):
+    series = (growth.Series("conv", "N", "{},1,4,4,1,1,1,0,1", (1, 2)),
+              growth.Series("rnn", "threads", "LSTM 2,1,2,2", (1, 2)))
+    monkeypatch.setattr(growth, "SERIES", series)
+    plan = growth.plan()
+    assert {threads: [case.problem for case in cases] for threads, cases in plan.items()} == {
+        1: ["1,1,4,4,1,1,1,0,1", "2,1,4,4,1,1,1,0,1", "LSTM 2,1,2,2"], 2: ["LSTM 2,1,2,2"]}
+    times = iter([10.0, 15.0, 30.0, 12.0])
+    rows = [{"operator": case.operator, "pass": case.pass_, "problem": case.problem, "dtype": case.dtype,
+             "threads": threads, "us": next(times)} for threads, cases in plan.items() for case in cases]
+    (lines,) = parsed_tables(growth.report(rows))
+    assert [(line["doubled"], line["value"], line["us"], line["x time"], line["x multiply-adds"]) for line in lines] == [
+        ("N", "1", "10.00", "", ""), ("N", "2", "15.00", "1.50", "2.00"), ("threads", "1", "30.00", "", ""),
+        ("threads", "2", "12.00", "0.40", "0.50")]
+
+
+def test_growth_doubles():
+    for series in growth.SERIES:
+        assert all(after == 2 * before for before, after in itertools.pairwise(series.values))
+        assert all(case.problem == str(problems.parse(case.operator, case.problem)) for _, case in series.points())
+
+
+def test_growth_runs(monkeypatch, capsys):
+    monkeypatch.setattr(growth, "SERIES", (growth.Series("conv", "N", "{},1,4,4,1,1,1,0,1", (1, 2)),
+                                           growth.Series("rnn", "B", "GRU 2,{},2,2", (1, 2))))
+    assert main(["growth", "--seconds", "0.01", "--rounds", "1"]) == 0
+    (lines,) = parsed_tables(capsys.readouterr().out)
+    assert [line["set"] for line in lines] == ["conv", "conv", "rnn", "rnn"]
 
 
 def parsed_tables(text):
@@ -210,14 +319,16 @@ def run(*arguments):
     return result.stdout
 
 
-def test_conv_runs(tmp_path):
+def test_compare_runs(tmp_path):
     target = tmp_path / "figures.json"
-    output = run("conv", "--only", SMALLEST, "--threads", "1", "--dtype", "float32", "--pass", "forward,backward",
+    output = run("compare", "conv", "conv-backward", "--only", SMALLEST, "--threads", "1", "--dtype", "float32",
                  "--peers", "none", "--json", str(target))
     forward, backward, means = parsed_tables(output)
     figures = json.loads(target.read_text())
     assert figures["machine"] in output
-    assert len(forward) == len(backward) == len(means) / 2 == 2
+    assert [line["variant"] for line in forward] == ["channels_last", "channels_first", "frozen"]
+    assert [line["variant"] for line in backward] == ["channels_last", "channels_first"]
+    assert len(means) == 5
     for line, written in zip(forward + backward, figures["rows"], strict=True):
         assert line["problem"] == written["problem"] == SMALLEST
         assert line["variant"] == written["variant"]
@@ -229,9 +340,10 @@ def test_conv_runs(tmp_path):
         assert float(line["GFLOP/s"]) == pytest.approx(written["gflops"], abs=0.051)
 
 
-def test_rnn_runs():
-    output = run("rnn", "--problem", "GRU 3,2,4,5", "--problem", "lstm 1,1,4,4", "--problem", "rnn 2,2,2,2", "--cell",
-                 "GRU,LSTM", "--form", "layer,frozen", "--threads", "1", "--dtype", "float64", "--peers", "none")
+def test_compare_runs_with_recurrent_problems():
+    output = run("compare", "rnn", "rnn-train", "step", "--problem", "GRU 3,2,4,5", "--problem", "lstm 1,1,4,4",
+                 "--problem", "rnn 2,2,2,2", "--problem", "1,1,4,4,1,3,1,0,1", "--only", "4", "--variant",
+                 "layer,frozen", "--threads", "1", "--dtype", "float64", "--peers", "none")
     inference, training, step, means = parsed_tables(output)
     both = ["GRU 3,2,4,5", "LSTM 1,1,4,4"]
     assert [(line["problem"], line["variant"]) for line in inference] == [
@@ -239,46 +351,62 @@ def test_rnn_runs():
     assert [(line["problem"], line["variant"]) for line in training] == [(problem, "layer") for problem in both]
     assert [line["problem"] for line in step] == 2 * both[1:]
     assert [(line["pass"], line["rows"]) for line in means] == [
-        ("inference", "2"), ("inference", "2"), ("training", "2"), ("step", "1"), ("step", "1")]
+        ("rnn inference", "2"), ("rnn inference", "2"), ("rnn training", "2"), ("rnn step", "1"), ("rnn step", "1")]
     assert all(float(line["us"]) > 0 and line["limit"] in ("fma", "L1") for line in inference + training + step)
 
 
 def test_a_run_without_rows_fails():
-    result = subprocess.run([sys.executable, "-m", "benchmarks", "rnn", "--pass", "training", "--form", "frozen",
+    result = subprocess.run([sys.executable, "-m", "benchmarks", "compare", "rnn-train", "--variant", "frozen",
                              "--problem", "RNN 1,1,2,2", "--threads", "1", "--peers", "none", "--seconds", "0.01"],
                             cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 1
     assert result.stderr.endswith("nothing of ours was measured\n")
 
 
-def test_call_runs():
-    (lines,) = parsed_tables(run("call", "--only", SMALLEST))
-    assert [line["pass"] for line in lines] == ["forward", "backward"]
-    assert all(float(line["core us"]) > 0 for line in lines)
+def test_footprint_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(footprint, "IMPORTS", 1)
+    wheel = tmp_path / "convrnn.whl"
+    wheel.write_bytes(bytes(2**20))
+    assert main(["footprint", "--wheel", str(wheel), "--seconds", "0.01", "--rounds", "1"]) == 0
+    figures, calls = parsed_tables(capsys.readouterr().out)
+    found = {line["what"]: line["figure"] for line in figures}
+    assert found["the wheel"] == "1"
+    assert float(found["import, beyond NumPy's"]) > 0
+    assert any("1000 random shapes" in what for what in found) is footprint.STATUS.exists()
+    assert sum("of 100000" in what for what in found) == 2
+    assert [line["pass"] for line in calls] == 3 * ["forward"] + 3 * ["backward"]
+    assert all(float(line["core us"]) > 0 for line in calls)
 
 
-def test_defaults_of_one_command_are_not_those_of_another():
-    dtypes = {}
-    for operator, passes in (("conv", PASSES[:3]), ("call", ("forward", "backward")),
-                             ("rnn", ("inference", "training", "step"))):
-        parsed = parse_arguments([operator])
-        dtypes[operator] = parsed.dtype
-        assert [(case.operator, case.pass_, case.problem, case.dtype) for case in parsed.cases] == [
-            (operator, pass_, line, dtype)
-            for pass_ in passes for dtype in parsed.dtype for line in problems.LINES[operator][pass_]]
-    assert dtypes == {"conv": problems.DTYPES, "call": ("float32",), "rnn": problems.DTYPES}
+def test_default_cases():
+    parsed = parse_arguments(["compare"])
+    expected = [measure.Case(*problems.SETS[name][:2], line, dtype) for name in problems.USUAL_SETS
+                for dtype in problems.DTYPES for line in problems.SETS[name].lines]
+    assert parsed.plan == dict.fromkeys(parsed.threads, expected)
+    assert parsed.peers == OTHERS
+    assert {"convrnn"} & set(OTHERS) == set()
 
 
-def test_cells_are_chosen():
-    cases = parse_arguments(["rnn", "--cell", "rnn,GRU", "--pass", "step", "--dtype", "float32", "--only", ",32"]).cases
-    assert [case.problem for case in cases] == ["RNN 1,1,32,32", "GRU 1,1,32,32"]
+def test_problems_are_chosen():
+    plan = parse_arguments(["compare", "step", "--dtype", "float32", "--only", ",32", "--threads", "1"]).plan
+    assert [case.problem for case in plan[1]] == [f"{cell} 1,1,32,32" for cell in problems.GATES]
 
 
-def test_wrong_arguments(capsys):
-    for arguments in (["conv", "--threads", "0"], ["conv", "--pass", "sideways"], ["conv", "--only", "no such problem"],
-                      ["conv", "--problem", "1,2"], ["conv", "--peers", "numpy"], ["conv", "--seconds", "0"],
-                      ["conv", "--cell", "LSTM"], ["rnn", "--cell", "CNN"], ["rnn", "--layout", "channels_last"],
-                      ["rnn", "--pass", "forward"], ["rnn", "--pass", "step", "--problem", "LSTM 2,1,3,3"]):
+@pytest.mark.parametrize("arguments", [
+    ["conv", "--threads", "0"], ["conv", "--only", "no such problem"], ["conv", "--problem", "1,2"],
+    ["conv", "--problem", "LSTM 2,1,3,3"], ["conv", "--peers", "numpy"], ["conv", "--seconds", "0"],
+    ["conv", "--variant", "sideways"], ["step", "--problem", "LSTM 2,1,3,3"], ["step", "--problem", "CNN 1,1,3,3"],
+    ["gru"]])
+def test_wrong_arguments(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(["compare", *arguments])
+    assert stopped.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_what_cannot_be_done_is_said_first(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    for arguments in (["compare", "--plot", "rooflines.png"], ["footprint", "--wheel", "/no/such.whl"], ["sideways"]):
         with pytest.raises(SystemExit) as stopped:
             parse_arguments(arguments)
         assert stopped.value.code == 2
