@@ -12,22 +12,23 @@ PANEL_INCHES = (6.5, 4.6)
 
 
 def save(rows, limits, file):
-    """Writes the figure, in the format of the file's name: a panel for each pass, dtype and number of threads.
+    """Writes the figure, in the format of the file's name: a panel for each table, a line of them for each pass.
 
-    A vertical line joins what has the same intensity: one problem, from the slowest library to the fastest.
+    In a panel a vertical line joins what has the same intensity: one problem, from the slowest library to the fastest.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     limits = {limit.threads: limit for limit in limits}
-    panels = table.grouped(rows, "operator", "pass", "dtype", "threads")
-    columns = min(len(panels), 2)
+    panels = [(*pass_, *kind, group) for pass_, some in table.grouped(rows, "operator", "pass").items()
+              for kind, group in table.grouped(some, "dtype", "threads").items()]
+    columns = max(len(table.grouped(rows, "dtype", "threads")), min(len(panels), 2))
     lines = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * lines + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = iter(figure.subplots(lines, columns, squeeze=False).flat)
     handles = {}
-    for ((operator, pass_, dtype, threads), group), ax in zip(panels.items(), axes, strict=False):
+    for (operator, pass_, dtype, threads, group), ax in zip(panels, axes, strict=False):
         _draw(ax, group, limits[threads], dtype)
         ax.set_title(f"{operator} {pass_}, {dtype}, {table.threads_text(threads)}", fontsize=10)
         handles |= {handle.get_label(): handle for handle in ax.get_legend_handles_labels()[0]}
@@ -42,7 +43,7 @@ def _draw(ax, rows, limits, dtype):
     """A panel: the roofs, a stem for every intensity, and a marker for every library's plain and prepared best."""
     points = _points(rows)
     intensities, rates = ([point[name] for pairs in points.values() for point in pairs] for name in range(2))
-    left, right = min(intensities) / 2, max(intensities) * 2
+    left, right = min(intensities) / 3, max(intensities) * 2
     _draw_roofs(ax, limits, dtype, left, right)
     for x in set(intensities):
         there = [rate for other, rate in zip(intensities, rates, strict=True) if other == x]
