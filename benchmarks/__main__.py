@@ -76,7 +76,7 @@ def parse_arguments(arguments=None):
     """The command line as a namespace, with the cases to measure; usage errors end the process with status 2."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Times beside what the machine allows.")
     commands = parser.add_subparsers(dest="command", required=True)
-    compare = commands.add_parser("compare", parents=[_measured()], help="problems, the machine's limits, other libraries")
+    compare = commands.add_parser("compare", parents=[_measured()], help="beside limits and libraries")
     compare.add_argument("sets", nargs="*", type=_set, default=problems.USUAL_SETS, metavar="SET",
                          help=f"{', '.join(problems.SETS)} (default: {', '.join(problems.USUAL_SETS)})")
     compare.add_argument("--peers", type=_peers, default=OTHERS, metavar="LIST",

@@ -136,7 +136,7 @@ class Libraries:
         return times
 
     def _contenders(self, case):
-        """(process, variant, prepared) of those that take part: the variants of all libraries that can do the case and compute what ours does."""
+        """(process, variant, prepared) of those that take part: they can do the case, and compute what ours does."""
         contenders, first = [], None
         for process in (self.ours, *self.peers.values()):
             try:

@@ -1,4 +1,4 @@
-"""The rows of ``compare`` as rooflines: GFLOP/s over flops per byte, below what the machine allows. Needs matplotlib."""
+"""The rows of ``compare`` as rooflines: GFLOP/s over flops per byte, below the machine's limits. Needs matplotlib."""
 
 import math
 

@@ -83,8 +83,8 @@ def peers_of(rows):
 def _cells(row, peers, alone):
     """A row as {heading: text}, with a ratio to each of the peers that has it; `alone` is its time with one thread."""
     cells = {"problem": row["problem"], "variant": row["variant"], "us": time_text(row["us"]),
-             "median": time_text(row["median_us"]), "GFLOP/s": f"{row['gflops']:.1f}", "% limit": f"{row['percent']:.1f}",
-             "limit": row["limited_by"]}
+             "median": time_text(row["median_us"]), "GFLOP/s": f"{row['gflops']:.1f}",
+             "% limit": f"{row['percent']:.1f}", "limit": row["limited_by"]}
     if alone is not None:
         cells["x 1 thread"] = f"{alone / row['us']:.2f}"
     for name in peers:

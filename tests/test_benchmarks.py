@@ -281,7 +281,8 @@ def test_growth(monkeypatch):
     rows = [{"operator": case.operator, "pass": case.pass_, "problem": case.problem, "dtype": case.dtype,
              "threads": threads, "us": next(times)} for threads, cases in plan.items() for case in cases]
     (lines,) = parsed_tables(growth.report(rows))
-    assert [(line["doubled"], line["value"], line["us"], line["x time"], line["x multiply-adds"]) for line in lines] == [
+    assert [(line["doubled"], line["value"], line["us"], line["x time"], line["x multiply-adds"])
+            for line in lines] == [
         ("N", "1", "10.00", "", ""), ("N", "2", "15.00", "1.50", "2.00"), ("threads", "1", "30.00", "", ""),
         ("threads", "2", "12.00", "0.40", "0.50")]
 
