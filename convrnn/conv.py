@@ -242,8 +242,8 @@ def conv2d(x: ArrayLike, w: ArrayLike, b: ArrayLike | None = None, *, stride: Pe
     algorithm : {"auto", "direct", "winograd"}
         "direct" adds the products one by one. "winograd" needs up to four times fewer multiplications, for 3x3 kernels
         of stride and dilation 1 with zeros beyond the image, and raises for others; its rounding errors are larger, and
-        a NaN or an infinity may reach any output of the same tile of 4x4. "auto" takes it in float32 where it is faster,
-        as :func:`conv_algorithm` says: by channels and size of the image, never by N.
+        a NaN or an infinity may reach any output of the same tile of 4x4. "auto" takes it in float32 where it is
+        faster, as :func:`conv_algorithm` says: by channels and size of the image, never by N.
     out : C-contiguous array, optional
         Takes the result; must not overlap an input.
 

@@ -71,8 +71,8 @@ enum cr_status cr_conv_check(const struct cr_conv *conv)
                 cr_multiply_add(weights, conv->C / conv->groups, 0, &weights) ||
                 cr_multiply_add(weights, conv->K, 0, &weights);
     if (conv->algorithm == CR_WINOGRAD && !cr_winograd_applies(conv))
-        return cr_fail(CR_INVALID_ARGUMENT, "algorithm winograd does not apply to this convolution: it is for 3x3 kernels "
-                                            "in two axes, stride 1, dilation 1 and padding with zeros");
+        return cr_fail(CR_INVALID_ARGUMENT, "algorithm winograd does not apply to this convolution: it is for 3x3 "
+                                            "kernels in two axes, stride 1, dilation 1 and padding with zeros");
     /* Room for a byte count and for sums of offsets. */
     if (overflow || inputs > INT64_MAX / 16 || outputs > INT64_MAX / 16 || weights > INT64_MAX / 16)
         return cr_fail(CR_OVERFLOW, "the number of elements of x, w or y does not fit 63 bits");

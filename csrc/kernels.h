@@ -10,7 +10,7 @@
  *     conv forward, channels as vectors    product   x: pixels x C           w, packed: C x K     y: pixels x K
  *     conv forward, pixels as vectors      product   w: K x C                x: C x pixels        y: K x pixels
  *     conv backward_data                   the same two, of dy and w with C and K exchanged
- *     conv forward by Winograd, at a point product   x, evaluated: tiles x C w, evaluated: C x K  tiles x K
+ *     the same by Winograd, at a point     product   x, evaluated: tiles x C w, evaluated: C x K  tiles x K
  *     conv backward_weights                product   x: C x pixels           dy, packed: pixels x K    dw: C x K
  *     conv backward_bias                   product   1 (strides 0)           dy, packed           db: 1 x K
  *     recurrent, input part                product   x: (T, B) x I        w_ih: I x G*H        gates: (T, B) x G*H

@@ -2,10 +2,11 @@
  *
  * y is cut into tiles of m x m outputs, m = 2 or 4. A tile reads a patch of (m+2)^2 pixels; evaluated at as many
  * points, the patch and the taps are multiplied point by point, and the tile interpolated from the products
- * (kernels/winograd.inc). Over many tiles and channels each point is a matrix product, C multiplications for an output
- * of a tile at a point where the direct sum has 9 C for each of m^2 outputs: 16 : 36 for m = 2, 36 : 144 for m = 4.
+ * (kernels/winograd.inc). At each point the products of many tiles and channels are a matrix product. For a tile and a
+ * pair of channels that is a multiplication at each point where the direct sum has nine for each output: 16 instead of
+ * 36 for m = 2, 36 instead of 144 for m = 4.
  *
- *     U [panel][chunk][point][c][k]   w evaluated: once a call, or once for many (cr_conv_prepare)
+ *     U [panel][chunk][point][c][k]   w evaluated: in every call, or once for many (cr_conv_prepare)
  *     V [point][tile][c]              x evaluated, a block of tiles at a time
  *     M [chunk][point][tile][k]       V U, a panel of out-channels at a time; added up over chunks, then interpolated
  *
@@ -18,34 +19,32 @@
 #include "conv.h"
 
 enum {
-    BLOCK_TILES = 56,         /* the most tiles of a block, */
-    BLOCK_BYTES = 768 * 1024, /* and of its V, */
-    LEAST_TILES = 16,         /* but not fewer tiles than this: each element of U that is loaded serves so many */
-    CHUNK_CHANNELS = 128,
-    MOST_CHUNKS = 8,                /* M grows with them */
-    ROUND_BYTES = 12 * 1024 * 1024, /* of U, that is evaluated before the first product */
+    BLOCK_TILES = 32,               /* the most tiles of a block, so that a small image has several, */
+    BLOCK_BYTES = 768 * 1024,       /* and of its V, */
+    LEAST_TILES = 16,               /* but no fewer tiles than this: each element of U that is loaded serves so many */
+    CHUNK_CHANNELS = 128,           /* in-channels of a sum, */
+    MOST_CHUNKS = 8,                /* or more, since M grows with the chunks */
+    ROUND_BYTES = 12 * 1024 * 1024, /* of U, where it is evaluated before the first product */
     WEIGHT_ROWS = 32,               /* in-channels of w that are packed at a time */
-    RUN_TILES = 8,     /* tiles, */
-    RUN_CHANNELS = 64, /* and in-channels, whose patches are transposed at a time */
-    LINE = 64
+    RUN_TILES = 8,                  /* tiles */
+    RUN_CHANNELS = 64,              /* and in-channels of x that are transposed at a time */
+    LINE = 64                       /* bytes of a cache line */
 };
 
 struct plan {
     const struct cr_gather *gather;
     const struct cr_kernels *kernels;
-    int form;                     /* of kernels->winograd_*: m = 2, 4 */
-    int64_t m, side, points;      /* outputs of a tile and cells of its patch, along an axis; cells of the patch */
-    int64_t low[3], tap_step[3];  /* along H, W: the first pixel of output 0 is -low; from tap to tap in w, */
-    int64_t first_tap;            /* from the tap of that pixel on */
-    int64_t down, across;         /* tiles of an image */
-    int64_t tiles, blocks;        /* of all images */
-    int64_t panels_of_group;
-    int64_t chunks;
+    int form;                                         /* of kernels->winograd_*: m = 2, m = 4 */
+    int64_t m, side, points;                          /* outputs and pixels of a tile along an axis; all its pixels */
+    int64_t low[3];                                   /* along H, W: output 0 reads from pixel -low on, */
+    int64_t first_tap, tap_step[3];                   /* with this tap of w, and from tap to tap */
+    int64_t down, across, tiles;                      /* tiles of an image, and of all images */
+    int64_t blocks, panels_of_group, chunks;          /* what tiles, out-channels and in-channels are cut into */
     int64_t v_row, v_plane, m_plane, m_part, u_plane; /* strides, in elements */
-    int64_t panel_elements;                  /* of U */
-    const char *u;                           /* NULL: a panel is evaluated when it is needed, chunk by chunk */
-    int64_t group, groups, panel, panels;    /* the round, whose U is at u: these groups, of each these panels */
-    char *workspace;                         /* [parts] of part_bytes */
+    int64_t panel_elements;                           /* of U */
+    const char *u;                                    /* NULL: a panel is evaluated when it is needed, by chunks */
+    int64_t group, groups, panel, panels;             /* the round: these groups, of each these panels; u is theirs */
+    char *workspace;                                  /* [parts] of part_bytes */
     int64_t part_bytes, m_offset, u_offset, stage_offset, zeros_offset;
 };
 
@@ -59,7 +58,7 @@ struct walk {
 /* A part of x, at hand pixel by pixel: rows from `row` on, columns from `column` on. */
 struct view {
     const char *data;
-    int64_t row, column, row_step, column_step;
+    int64_t row, column, row_step, column_step; /* steps in elements */
 };
 
 static int64_t rounded_up(int64_t n, int64_t multiple) { return cr_ceil_div(n, multiple) * multiple; }
@@ -409,8 +408,9 @@ static int64_t stage_bytes(const struct plan *plan)
     return 9 * WEIGHT_ROWS * plan->kernels->columns * plan->kernels->size;
 }
 
-/* has_u: U is not evaluated panel by panel. */
-static enum cr_status allocate_workspace(struct plan *plan, int parts, int has_u)
+/* The workspace of the parts, with room for U of a chunk in each if by_chunks, and then round_bytes: one block, since
+ * what is asked for in pieces the C library may hand back to the system, piece by piece, in every call. */
+static enum cr_status allocate_workspace(struct plan *plan, int parts, int by_chunks, int64_t round_bytes)
 {
     const int64_t columns = plan->kernels->columns, block_tiles = cr_ceil_div(plan->tiles, plan->blocks);
     int64_t bytes = 0, pixels = 0;
@@ -423,11 +423,11 @@ static enum cr_status allocate_workspace(struct plan *plan, int parts, int has_u
 
     reserve(plan, plan->v_plane, plan->points, &bytes);
     plan->m_offset = reserve(plan, plan->m_part, plan->chunks, &bytes);
-    plan->u_offset = reserve(plan, has_u ? 0 : plan->u_plane, plan->points, &bytes);
+    plan->u_offset = reserve(plan, by_chunks ? plan->u_plane : 0, plan->points, &bytes);
     plan->stage_offset = reserve(plan, cr_larger(pixels, 9 * WEIGHT_ROWS * columns), 1, &bytes);
     plan->zeros_offset = reserve(plan, plan->v_row, 1, &bytes);
     plan->part_bytes = bytes;
-    if (bytes < 0 || cr_multiply_add(bytes, parts, 0, &bytes)) bytes = -1;
+    if (bytes < 0 || round_bytes < 0 || cr_multiply_add(bytes, parts, round_bytes, &bytes)) bytes = -1;
     plan->workspace = cr_allocate(bytes);
     return plan->workspace ? CR_OK : CR_OUT_OF_MEMORY;
 }
@@ -488,35 +488,37 @@ enum cr_status cr_winograd_prepare(const struct cr_gather *gather, void *prepare
     return CR_OK;
 }
 
-/* Without prepared weights, and where panels serve several blocks: in rounds, each of the panels whose U has room. */
-static enum cr_status run_rounds(struct plan *plan, int parts)
+/* Without prepared weights, where panels serve several blocks: the most of groups and panels whose U has room. */
+static void cut_rounds(struct plan *plan)
 {
-    const int64_t groups = plan->groups, panels = plan->panels;
     const int64_t room = cr_larger(1, ROUND_BYTES / plan->kernels->size / plan->panel_elements);
 
-    plan->panels = cr_smaller(panels, room);
-    plan->groups = cr_smaller(groups, cr_larger(1, room / panels));
-    char *u = cr_allocate(bytes_of_round(plan));
-    if (!u) return CR_OUT_OF_MEMORY;
+    plan->groups = cr_smaller(plan->groups, cr_larger(1, room / plan->panels));
+    plan->panels = cr_smaller(plan->panels, room);
+}
+
+static void run_rounds(struct plan *plan, char *u, int parts)
+{
+    const int64_t groups = plan->groups, panels = plan->panels;
 
     plan->u = u;
-    for (; plan->group < groups; plan->group += plan->groups) {
-        plan->groups = cr_smaller(plan->groups, groups - plan->group);
-        for (plan->panel = 0; plan->panel < panels; plan->panel += plan->panels) {
-            plan->panels = cr_smaller(cr_smaller(panels, room), panels - plan->panel);
+    for (; plan->group < plan->gather->groups; plan->group += plan->groups) {
+        plan->groups = cr_smaller(groups, plan->gather->groups - plan->group);
+        for (plan->panel = 0; plan->panel < plan->panels_of_group; plan->panel += plan->panels) {
+            plan->panels = cr_smaller(panels, plan->panels_of_group - plan->panel);
             prepare(plan, u, plan->workspace, parts);
             cr_parallel(parts, run_part, plan);
         }
     }
-    cr_release(u);
-    return CR_OK;
 }
 
 enum cr_status cr_winograd(const struct cr_gather *gather, const void *prepared)
 {
     struct plan plan = plan_of(gather);
     const struct label label = label_of(&plan);
-    const int parts = cr_parts((double)plan.tiles * elements_of_round(&plan));
+    const double units = (double)plan.groups * (double)plan.blocks * (double)plan.panels;
+    const int wanted = cr_parts((double)plan.tiles * elements_of_round(&plan));
+    const int parts = units < wanted ? (int)units : wanted;
     const int in_rounds = !prepared && plan.blocks > 1;
 
     if (prepared && memcmp(prepared, &label, sizeof label) != 0)
@@ -524,13 +526,15 @@ enum cr_status cr_winograd(const struct cr_gather *gather, const void *prepared)
                        "the prepared weights are of another convolution, dtype, size of image or instruction set");
     if (gather->N == 0) return CR_OK;
     if (prepared) plan.u = (const char *)prepared + sizeof label;
+    if (in_rounds) cut_rounds(&plan);
 
-    enum cr_status status = allocate_workspace(&plan, parts, prepared || in_rounds);
+    const enum cr_status status =
+        allocate_workspace(&plan, parts, !prepared && !in_rounds, in_rounds ? bytes_of_round(&plan) : 0);
     if (status != CR_OK) return status;
     if (in_rounds)
-        status = run_rounds(&plan, parts);
+        run_rounds(&plan, plan.workspace + parts * plan.part_bytes, parts);
     else
         cr_parallel(parts, run_part, &plan);
     cr_release(plan.workspace);
-    return status;
+    return CR_OK;
 }
