@@ -41,6 +41,19 @@ def rnn_results(outputs):
     return [y[:, 0], *(part[0] for part in state)]
 
 
+def operators(variants):
+    """The operators of a library that runs models: inference in float32. ``variants(model, inputs, results)`` are its
+    own for one model, `results` making the canonical arrays of what the model puts out."""
+    def operator(model_of, results):
+        def call(problem, pass_, operands):
+            if pass_ not in ("forward", "inference", "step") or operands["x"].dtype != "float32":
+                return {}
+            return variants(*model_of(problem, operands), results)
+        return call
+
+    return {"conv": operator(conv, list), "rnn": operator(rnn, rnn_results)}
+
+
 def _gates(array, problem):
     """The blocks of gates in ONNX's order."""
     blocks = array.reshape(GATES[problem.cell], problem.H, *array.shape[1:])

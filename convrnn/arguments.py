@@ -13,8 +13,8 @@ import numpy as np
 from . import _core
 
 if TYPE_CHECKING:  # numpy.typing takes longer to import than this package
-    from collections.abc import Iterable, Mapping
-    from typing import SupportsIndex, TypeVar
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import SupportsIndex, TypeGuard, TypeVar
 
     from numpy.typing import ArrayLike
 
@@ -95,7 +95,9 @@ def as_output(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype,
 def integer(name: str, value: Any, low: int) -> int:
     """value as an int in [low, 2**63)."""
     try:
-        number = operator.index(None if isinstance(value, bool) else value)
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})") from None
     if not low <= number <= _LARGEST:
@@ -123,7 +125,7 @@ def per_axis(name: str, value: Any, rank: int, low: int = 1) -> tuple[int, ...]:
     return (integer(name, value, low),) * rank
 
 
-def _is_sequence(value: Any) -> bool:
+def _is_sequence(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, (tuple, list)) or (isinstance(value, np.ndarray) and value.ndim > 0)
 
 
@@ -153,7 +155,7 @@ def explicit_padding(padding: ExplicitPadding, rank: int) -> Pairs:
         return tuple(_pair(item) for item in padding)
     if isinstance(padding, str):
         raise ValueError(f"padding must be ints or (low, high) pairs here, got {padding!r}")
-    return (_pair(padding),) * rank
+    return (_pair(padding),) * rank  # type: ignore[arg-type] # not a sequence
 
 
 def _pair(item: PerAxis) -> tuple[int, int]:

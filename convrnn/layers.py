@@ -31,6 +31,7 @@ from .pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backwa
 
 if TYPE_CHECKING:  # numpy.random and numpy.typing take longer to import than this package
     from collections.abc import Iterable, Mapping
+    from typing import Self
 
     from numpy.typing import ArrayLike, DTypeLike
 
@@ -137,7 +138,7 @@ class Layer:
         """A snapshot for inference, called like the layer; later changes to `params` do not reach it."""
         return Frozen(self._snapshot())
 
-    def _snapshot(self) -> Layer:
+    def _snapshot(self) -> Self:
         return copy.deepcopy(self)
 
     def _torch_views(self) -> dict[str, np.ndarray]:
@@ -316,7 +317,7 @@ class _Conv(_Convolution):
         y = _conv_frozen(self._rank, self._prepared, x, weight, bias, activation=self._activation, **self._options)
         return y, x
 
-    def _snapshot(self) -> _Conv:
+    def _snapshot(self) -> Self:
         snapshot = copy.deepcopy(self)
         snapshot._prepared = {}
         return snapshot
@@ -795,7 +796,7 @@ class Sequential(Layer):
                 return None, _prefixed(grads)
         return dx, _prefixed(grads)
 
-    def _snapshot(self) -> Sequential:
+    def _snapshot(self) -> Any:  # of a derived class, too, a plain Sequential
         snapshots: list[Layer] = []
         for layer in self.layers:
             last: Any = snapshots[-1] if snapshots else None

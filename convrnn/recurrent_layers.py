@@ -290,6 +290,8 @@ class _Recurrent(Layer):
 class FrozenRecurrent(Frozen):
     """An inference snapshot of recurrent layers."""
 
+    _layer: _Recurrent
+
     def __init__(self, layer: _Recurrent) -> None:
         super().__init__(layer)
         self._parts = layer._parts()

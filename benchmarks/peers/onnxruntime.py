@@ -26,17 +26,7 @@ def sessions(threads):
                 "bound": Variant(lambda: session.run_with_iobinding(binding),
                                  lambda _: results([value.numpy() for value in values]), prepared=True)}
 
-    def conv(problem, pass_, operands):
-        if pass_ != "forward" or operands["x"].dtype != "float32":
-            return {}
-        return variants(*onnx_models.conv(problem, operands), list)
-
-    def rnn(problem, pass_, operands):
-        if pass_ == "training" or operands["x"].dtype != "float32":
-            return {}
-        return variants(*onnx_models.rnn(problem, operands), onnx_models.rnn_results)
-
-    return {"conv": conv, "rnn": rnn}
+    return onnx_models.operators(variants)
 
 
 def load(threads):

@@ -29,17 +29,7 @@ def compiled(threads):
                 "bound": Variant(bound.infer, lambda _: results([np.array(bound.get_tensor(output).data)
                                                                  for output in network.outputs]), prepared=True)}
 
-    def conv(problem, pass_, operands):
-        if pass_ != "forward" or operands["x"].dtype != "float32":
-            return {}
-        return variants(*onnx_models.conv(problem, operands), list)
-
-    def rnn(problem, pass_, operands):
-        if pass_ == "training" or operands["x"].dtype != "float32":
-            return {}
-        return variants(*onnx_models.rnn(problem, operands), onnx_models.rnn_results)
-
-    return {"conv": conv, "rnn": rnn}
+    return onnx_models.operators(variants)
 
 
 def load(threads):

@@ -128,7 +128,7 @@ def train(corpus: Corpus, *, epochs: int, seed: int) -> LatentAR:
 def table(bits: dict[str, float]) -> str:
     """Models and their bits, the fewest last."""
     lines = [f"  {'':<26}{'bits per held-out character':>29}"]
-    lines += [f"  {name:<26}{bits[name]:>29.3f}" for name in sorted(bits, key=bits.get, reverse=True)]
+    lines += [f"  {name:<26}{bits[name]:>29.3f}" for name in sorted(bits, key=lambda name: bits[name], reverse=True)]
     return "\n".join(lines)
 
 
