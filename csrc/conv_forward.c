@@ -69,6 +69,7 @@ enum cr_status cr_conv_forward_prepared(const struct cr_conv *conv, const struct
 {
     const enum cr_status status = check_prepared(conv);
     if (status != CR_OK) return status;
+    if (!prepared) return cr_fail(CR_INVALID_ARGUMENT, "prepared must not be NULL");
 
     const struct cr_gather gather = gather_of(conv, x, &absent, b, y);
     return cr_winograd(&gather, prepared);
