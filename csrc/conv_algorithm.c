@@ -21,15 +21,18 @@ int64_t cr_winograd_outputs(int64_t height, int64_t width)
 
 /* Measured with one image, weights evaluated in the call, in both layouts: m = 4 is 1.1 to 1.5 times as fast as the
  * direct sum at 12x12 and 14x14 from 32 channels on, 1.2 to 1.4 times at 20x20 with 16, and with fewer channels the
- * transforms take what the multiplications save. m = 2 wins little below 11x11, and in channels_first nothing;
- * docs/performance.md has the table. Whoever computes in double precision asks for accuracy. */
+ * transforms take what the multiplications save. m = 2 is 1.03 to 1.47 times as fast at 6x6 to 10x10 with 256 and 512
+ * channels, as fast at 7x7 with 128, and slower at 10x10 with 1,024, whose U is 67 MB; with prepared weights it is 1.9
+ * times as fast. docs/performance.md has the tables. Whoever computes in double precision asks for accuracy. */
 static int winograd_pays(const struct cr_conv *conv)
 {
-    const int64_t height = conv->out[1], width = conv->out[2];
-    const int64_t channels = cr_smaller(conv->C, conv->K) / conv->groups;
+    const int64_t height = conv->out[1], width = conv->out[2], C = conv->C / conv->groups, K = conv->K / conv->groups;
+    const int64_t channels = cr_smaller(C, K);
 
-    return conv->dtype == CR_FLOAT32 && cr_winograd_outputs(height, width) == 4 &&
-           (channels >= 32 || (channels >= 16 && height * width >= 400));
+    if (conv->dtype != CR_FLOAT32) return 0;
+    if (cr_winograd_outputs(height, width) == 4)
+        return channels >= 32 || (channels >= 16 && height * width >= 400);
+    return channels >= 256 && cr_larger(C, K) <= 512 && cr_smaller(height, width) >= 6;
 }
 
 enum cr_algorithm cr_conv_choice(const struct cr_conv *conv)

@@ -184,8 +184,8 @@ static void run_tile(const struct walk *walk, int64_t dw_offset, int64_t steps, 
         .n = (int)walk->channels,
         .accumulate = accumulate,
     };
-    tile.b = cr_at(plan->packs_dy ? walk->panel : panel_of_dy(walk), (plan->packs_dy ? column : piece->column) * tile.b_k,
-                   size);
+    tile.b = cr_at(plan->packs_dy ? walk->panel : panel_of_dy(walk),
+                   (plan->packs_dy ? column : piece->column) * tile.b_k, size);
     if (plan->packs_x) {
         const int64_t block = row / plan->row_block - walk->chunk;
         tile.a = cr_at(walk->packed_x, (block * PIXELS + column) * plan->row_block, size);
@@ -237,7 +237,8 @@ static void run_block(const struct walk *walk, int64_t dw_offset, int64_t tw, in
         }
     }
     for (int64_t tap = low; tap <= high; tap++) {
-        struct piece piece = {.row = cr_larger(row, tap * C), .row_end = cr_smaller(row_end, (tap + 1) * C), .tap = tap};
+        struct piece piece = {
+            .row = cr_larger(row, tap * C), .row_end = cr_smaller(row_end, (tap + 1) * C), .tap = tap};
         int64_t column = walk->column, pixels;
         int begin = first;
         for (; (pixels = cr_axis_tap_run(width, tw + tap, &column, end, &source)) > 0; column += pixels)

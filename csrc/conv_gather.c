@@ -14,6 +14,8 @@
  *
  * Every output is the sum of the same terms in the same order in the first two, so results do not depend on the
  * layout; nor on N, on the threads, or on which rectangle a pixel lies in. */
+#include <assert.h>
+
 #include "conv.h"
 
 enum orientation { CHANNELS, PIXELS, DIAGONAL };
@@ -23,7 +25,7 @@ enum orientation { CHANNELS, PIXELS, DIAGONAL };
 enum { PANEL_ROWS = 1536, CHANNEL_CHUNK = 1024, CHANNELS_LEAST = 64, STEPS = 2048 };
 enum { BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18, STAGE_BYTES = 1 << 18 };
 
-/* Multiply-adds with each element of x from which on a transposed copy of it pays: it costs about a third of a cycle. */
+/* Multiply-adds with each element of x from which on a transposed copy of it pays: it costs a third of a cycle. */
 enum { WORTH_STAGING = 128 };
 
 struct plan {
@@ -31,8 +33,8 @@ struct plan {
     const struct cr_kernels *kernels;
     void (*tile)(const struct cr_tile *tile);
     enum orientation orientation;
-    int packs;                      /* panels of w are packed; otherwise w is read where it lies */
-    int64_t vector_channels; /* what panels cut up: the channels of a group of y, or all of them if DIAGONAL */
+    int packs;                       /* panels of w are packed; otherwise w is read where it lies */
+    int64_t vector_channels;         /* what panels cut up: the channels of a group of y, or all of them if DIAGONAL */
     int64_t panels_of_group, panels; /* panels: disjoint ranges of the channels of y */
     int64_t panel_channels;
     int64_t taps, tap_chunk, channel_chunk; /* what of a panel is packed at a time */
@@ -42,8 +44,8 @@ struct plan {
     int shares_rows;                        /* parts share out rows, not panels */
     char *workspace;                        /* [parts] of part_bytes */
     int64_t part_bytes, pairs_offset, panel_offset, stage_offset;
-    int stages;            /* x is read from a copy */
-    int64_t stage_rows;    /* the most rows of x that a band reads */
+    int stages;         /* x is read from a copy */
+    int64_t stage_rows; /* the most rows of x that a band reads */
 };
 
 /* Where one part of the work stands. */
@@ -273,6 +275,7 @@ static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t chan
     int64_t first, last;
 
     cr_axis_reach(&plan->gather->axis[1], row % plan->rows, (end - 1) % plan->rows + 1, &first, &last);
+    assert(last - first <= plan->stage_rows);
     walk->x = (struct cr_tensor){
         .data = walk->stage,
         .channel = pixels ? plan->stage_rows * width : 1,
@@ -409,10 +412,12 @@ static int set_stage(struct plan *plan, int64_t channels)
     const struct cr_axis *height = &plan->gather->axis[1];
     const int64_t reach = (height->kernel - 1) * height->dilation, s = height->stride;
     const double row_bytes = (double)plan->gather->axis[2].sources * (double)channels * (double)plan->kernels->size;
-    const int64_t fit = row_bytes * (double)height->sources <= STAGE_BYTES ? height->sources : (int64_t)(STAGE_BYTES / row_bytes);
-    const int64_t band = fit == height->sources ? height->targets
-                         : height->backward     ? (fit - reach / s - 2) * s + 1
-                                                : (fit - reach - 1) / s + 1;
+    const int whole = row_bytes * (double)height->sources <= STAGE_BYTES;
+    const int64_t fit = whole ? height->sources : (int64_t)(STAGE_BYTES / row_bytes);
+    const int64_t band = whole              ? height->targets
+                         : height->backward ? (fit - reach / s - 2) * s + 1
+                         : fit > reach      ? (fit - reach - 1) / s + 1
+                                            : 0;
 
     /* Only images of one slice, with padding of zeros. */
     if (plan->gather->axis[0].sources > 1 || plan->gather->axis[0].kernel > 1 || height->mode != CR_PAD_CONSTANT ||
@@ -433,7 +438,6 @@ static void choose_tiles(struct plan *plan)
     const int depthwise = gather->groups > 1 && gather->in_channels == 1 && gather->out_channels == 1;
     const int by_channel = gather->x->channel == 1;
     const int by_pixel = cr_axis_source_step(width) * gather->x->space[2] == 1;
-
     const double used = (double)gather->out_channels * (double)plan->taps /
                         (width->backward ? 1 : (double)width->stride * (double)gather->axis[1].stride);
 

@@ -47,7 +47,7 @@ static void project(const struct cr_recurrence *r, const struct cr_series *x)
     const int64_t steps = r->last - r->first, B = s->B, width = r->gates * s->H;
     struct input_part input = {.r = r, .x = x};
 
-    /* Tiles lie along whatever is longer: all rows at once, if x lets them be counted through, the steps or the batch. */
+    /* Tiles lie along whatever is longer: all rows at once, if x lets them be counted through, steps or the batch. */
     if (B == 1 || steps == 1 || x->time == B * x->row)
         input.rows = (struct cr_rows){.outer = 1, .inner = steps * B, .a_inner = B == 1 ? x->time : x->row,
                                       .c_inner = width};

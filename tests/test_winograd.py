@@ -116,7 +116,8 @@ def test_auto_takes_it(size, channels, layout):
         return cr.conv_algorithm(x_shape, w_shape, padding=1, layout=layout, dtype=dtype, **options)
 
     assert {taken(N=N) for N in (0, 1, 2, 100)} == {"winograd"}
-    assert taken(dtype=np.float64) == taken(C=8) == taken(K=8) == taken(height=7, width=7) == "direct"
+    assert taken(dtype=np.float64) == taken(C=8) == taken(K=8) == taken(height=5, width=5) == "direct"
+    assert taken(height=7, width=7) == "direct" and taken(height=7, width=7, C=512, K=256) == "winograd"
     assert taken(stride=2) == taken(dilation=2) == "direct"
 
 
