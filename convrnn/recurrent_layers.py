@@ -23,10 +23,11 @@ __all__ = ["GRU", "LSTM", "RNN"]
 class SequenceCache:
     """What forward keeps for backward: a cache for every layer and direction, in the order of the state."""
 
-    def __init__(self, parts: list[Cache], shape: tuple[int, ...], state: Shapes) -> None:
+    def __init__(self, parts: list[Cache], shape: tuple[int, ...], state: Shapes, build: tuple[Any, ...]) -> None:
         self.parts = parts
         self.shape = shape  # of y
         self.state_shapes = state
+        self.build = build  # of the layer
 
     @property
     def h(self) -> np.ndarray:
@@ -88,6 +89,12 @@ class _Recurrent(Layer):
     @property
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
+
+    @property
+    def _build(self) -> tuple[Any, ...]:
+        """What a cache has in common with the layer that `backward` takes it to."""
+        return (self.input_size, self.hidden_size, self.proj_size, "batch first" if self.batch_first else "time first",
+                *self.params)
 
     def __call__(  # type: ignore[override]
         self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None
@@ -154,9 +161,9 @@ class _Recurrent(Layer):
         """
         if not isinstance(cache, SequenceCache) or cache.parts[0].cell is not self._cell:
             raise TypeError(f"cache must be what this layer's forward returned, got {type(cache).__name__}")
-        states = self.num_layers * self._directions
-        if len(cache.parts) != states:
-            raise ValueError(f"cache must be of {states} layers and directions, as this layer is, got {len(cache.parts)}")
+        if cache.build != self._build:
+            raise ValueError(f"cache must be what this layer's forward returned, of {self._build}, got that of "
+                             f"{cache.build}")
         first = cache.parts[0]
         dtype = first.x.dtype
         dy = as_array("dy", dy, dtype)
@@ -250,7 +257,7 @@ class _Recurrent(Layer):
         if not batched:
             last = tuple(array[:, 0] for array in last)
         y = self._close(x, batched)
-        kept = SequenceCache(parts, y.shape, shapes) if keep else None
+        kept = SequenceCache(parts, y.shape, shapes, self._build) if keep else None
         return y, last if self._cell.has_c else last[0], kept
 
     def _weights(self, layer: int, direction: int, dtype: np.dtype) -> recurrent.Weights:

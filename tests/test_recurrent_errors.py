@@ -292,8 +292,28 @@ def test_bad_backward(make, batch_first):
     y, _, cache = LAYERS[LAYERS.index(make) - 1](3, 5, batch_first=batch_first).forward(x)
     with refuses(TypeError, "cache"):
         layer.backward(y, cache)
-    y, _, cache = make(3, 5, num_layers=2, batch_first=batch_first).forward(x)
-    with refuses(ValueError, "cache"):
+
+
+@pytest.mark.parametrize("make", LAYERS)
+@pytest.mark.parametrize("options, other", [
+    ({}, {"input_size": 4}), ({}, {"hidden_size": 6}), ({}, {"num_layers": 2}), ({}, {"bidirectional": True}),
+    ({"num_layers": 2}, {"bidirectional": True}), ({"bidirectional": True}, {"num_layers": 2}), ({}, {"bias": False}),
+    ({}, {"batch_first": True}),
+])
+def test_cache_of_another_layer(make, options, other):
+    """Of the same cell: whatever fits dy, its parts may not be those of this layer."""
+    sizes = {"input_size": 5, "hidden_size": 5}
+    layer, strange = make(**sizes | options), make(**sizes | other)
+    x = np.zeros((4, 4, strange.input_size), np.float32)
+    y, _, cache = strange.forward(x)
+    with refuses(ValueError, "cache", "forward"):
+        layer.backward(y, cache)
+
+
+def test_cache_of_a_projection():
+    layer, strange = cr.LSTM(3, 5, proj_size=2), cr.LSTM(3, 5)
+    y, _, cache = strange.forward(np.zeros((4, 2, 3), np.float32))
+    with refuses(ValueError, "cache", "forward"):
         layer.backward(y, cache)
 
 
