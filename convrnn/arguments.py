@@ -1,4 +1,4 @@
-"""What every function does with its arguments: arrays, numbers per axis, padding, layouts.
+"""What every function does with its arguments: arrays, numbers, flags, padding, layouts.
 
 Each function here takes the name of an argument and says, where it is wrong, what was given and what was expected.
 """
@@ -6,6 +6,8 @@ Each function here takes the name of an argument and says, where it is wrong, wh
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +15,16 @@ import numpy as np
 from . import _core
 
 if TYPE_CHECKING:  # numpy.typing takes longer to import than this package
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from typing import SupportsIndex, TypeGuard, TypeVar
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, DTypeLike
 
     PerAxis = SupportsIndex | tuple[SupportsIndex, ...] | list[int]
     ExplicitPadding = SupportsIndex | tuple[PerAxis, ...] | list[Any]
     Padding = str | ExplicitPadding
     Pairs = tuple[tuple[int, int], ...]  # (low, high) for each axis
+    Seed = int | np.random.Generator | None  # None: a different start every time
 
     T = TypeVar("T")
 
@@ -90,6 +93,77 @@ def as_output(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype,
         if value is not None and np.shares_memory(out, _view("an input", value)):
             raise ValueError("out must not overlap an input")
     return out.view(np.ndarray)
+
+
+def as_integers(name: str, value: ArrayLike) -> np.ndarray:
+    """value as an array of integers of any size; an empty list too, which is of floats to NumPy."""
+    array = _view(name, value)
+    if array.size == 0 and isinstance(value, (list, tuple)):
+        array = array.astype(np.intp)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got {array.dtype}")
+    return array
+
+
+def as_indices(name: str, value: ArrayLike, end: int) -> np.ndarray:
+    """value as an array of indices, each in [0, end): negative ones do not count from the end."""
+    indices = as_integers(name, value)
+    if indices.size and not 0 <= indices.min() <= indices.max() < end:
+        wrong = indices[(indices < 0) | (indices >= end)][0]
+        raise ValueError(f"{name} must be 0 to {end - 1}, got {wrong}")
+    return indices.astype(np.intp, copy=False)
+
+
+def real_dtype(name: str, value: DTypeLike) -> np.dtype:
+    """value as the dtype float32 or float64."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be float32 or float64, got {value!r}") from None
+    if dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name} must be float32 or float64, got {dtype}")
+    return dtype
+
+
+def generator(name: str, value: Seed) -> np.random.Generator:
+    """A generator of random numbers from a seed, or value if it is one."""
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} must be a seed, an int of at least 0, or a numpy.random.Generator, "
+                          f"got {value!r}") from None
+
+
+def boolean(name: str, value: Any) -> bool:
+    """value as a bool: True or False, and nothing that might be meant as one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def real(name: str, value: Any) -> Any:
+    """value, if it is a number."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return value
+
+
+def positive(name: str, value: Any) -> Any:
+    """value, if it is a number above zero; infinity is."""
+    if not real(name, value) > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return value
+
+
+def check_names(name: str, given: Any, wanted: Iterable[str]) -> None:
+    """That given is a mapping with the wanted keys and no others."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name} must be a mapping of names to arrays, got {type(given).__name__}")
+    wanted = tuple(wanted)
+    missing = [key for key in wanted if key not in given]
+    unexpected = [key for key in given if key not in wanted]
+    if missing or unexpected:
+        raise ValueError(f"{name} has missing keys {missing} and unexpected keys {unexpected}")
 
 
 def integer(name: str, value: Any, low: int) -> int:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import optimizers
-from .arguments import as_array, choice, integer
-from .layers import Embedding, Layer, Linear, _checked_dtype, checked_tokens
+from .arguments import as_array, as_indices, choice, generator, integer, positive, real_dtype
+from .layers import Embedding, Layer, Linear
 from .losses import gaussian_nll, softmax_cross_entropy
 from .optimizers import Adam
 from .recurrent_layers import GRU, LSTM, RNN
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, DTypeLike
 
-    from .layers import Seed
+    from .arguments import Seed
 
 __all__ = ["AR", "LatentAR"]
 
@@ -213,7 +213,7 @@ class AR:
         start = self._series("start", start)
         variances, axes = np.linalg.eigh(self.covariance)  # a singular covariance has this root too
         root = axes * np.sqrt(np.maximum(variances, 0))
-        rng = np.random.default_rng(rng)
+        rng = generator("rng", rng)
         drawn = self._continued("start", start, steps, B, lambda mean: mean + rng.standard_normal(mean.shape) @ root.T)
         return drawn[0] if paths is None else drawn
 
@@ -318,7 +318,7 @@ class _Categorical:
         return x
 
     def encode(self, name: str, x: ArrayLike) -> tuple[np.ndarray, np.dtype | None]:
-        return checked_tokens(name, self.series(name, x), len(self.marginal)), None
+        return as_indices(name, self.series(name, x), len(self.marginal)), None
 
     def decode(self, values: np.ndarray, dtype: None) -> np.ndarray:
         return values.astype(np.int64)
@@ -447,7 +447,7 @@ class LatentAR:
         self._categorical = choice("output", output, {"gaussian": False, "categorical": True})
         if not self._categorical and (num_categories, embedding_dim) != (None, None):
             raise ValueError("num_categories and embedding_dim are for output='categorical', got output='gaussian'")
-        self._dtype = _checked_dtype(dtype)
+        self._dtype = real_dtype("dtype", dtype)
         self._rng = rng
         self._network: _Network | None = None
         self.losses: list[float] = []
@@ -499,14 +499,13 @@ class LatentAR:
         x = (_Categorical if self._categorical else _Gaussian).series("x", x)
         epochs, block = integer("epochs", epochs, 1), integer("block", block, 1)
         strands, validation = integer("strands", strands, 1), integer("validation", validation, 0)
-        if not clip_norm > 0:
-            raise ValueError(f"clip_norm must be positive, got {clip_norm}")
+        positive("clip_norm", clip_norm)
         T = len(x) - validation
         if T <= strands:
             raise ValueError(f"x must have more values to learn from than strands, {strands}, got {len(x)} with "
                              f"{validation} for validation")
         output = self._new_output(x, T)
-        rng = np.random.default_rng(self._rng)
+        rng = generator("rng", self._rng)
         network = self._new_network(output, rng)
         optimizer = Adam(network.params, lr)
         self._output, self._network, self.losses, self.validation_losses = output, network, [], []
@@ -597,7 +596,7 @@ class LatentAR:
         self._fitted()
         steps, B = integer("steps", steps, 0), _checked_paths(paths)
         values, dtype = (self._output.nothing, None) if start is None else self._output.encode("start", start)
-        rng = np.random.default_rng(rng)
+        rng = generator("rng", rng)
         drawn = self._continued(values, steps, B, lambda outputs: self._output.draw(outputs, rng), dtype)
         return drawn[0] if paths is None else drawn
 
@@ -657,7 +656,7 @@ class LatentAR:
         categories = self.num_categories
         if categories is None:
             categories = 1 + int(x.max()) if x.dtype.kind in "iu" and x.max() >= 0 else 1
-        return _Categorical(checked_tokens("x", x, categories)[:T], categories)
+        return _Categorical(as_indices("x", x, categories)[:T], categories)
 
     def _new_network(self, output: _Gaussian | _Categorical, rng: np.random.Generator) -> _Network:
         outputs, embedding = len(output.marginal), None

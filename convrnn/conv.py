@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from .arguments import (as_array, as_output, as_vector, channels_first, choice, explicit_padding, integer, per_axis,
-                        resolve_padding, shape_of)
+from .arguments import (as_array, as_output, as_vector, boolean, channels_first, choice, explicit_padding, integer,
+                        per_axis, real_dtype, resolve_padding, shape_of)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -59,9 +59,7 @@ def _transposed_geometry(rank: int, x_shape: tuple[int, ...], w_shape: tuple[int
 
 def _oriented(w: np.ndarray, rank: int, layout: str, flip: bool) -> np.ndarray:
     """w, or if flip a view of it with its kernel axes reversed."""
-    if not isinstance(flip, (bool, np.bool_)):
-        raise TypeError(f"flip must be True or False, got {flip!r}")
-    kernel = (slice(None, None, -1 if flip else 1),) * rank
+    kernel = (slice(None, None, -1 if boolean("flip", flip) else 1),) * rank
     return w[(slice(None), slice(None), *kernel)] if layout == "channels_first" else w[kernel]
 
 
@@ -516,9 +514,7 @@ def conv_algorithm(x_shape: Sequence[SupportsIndex], w_shape: Sequence[SupportsI
     ('direct', 'winograd')
     """
     geometry = _shapes_geometry(x_shape, w_shape, stride, padding, dilation, groups, layout)
-    if np.dtype(dtype) not in (np.float32, np.float64):
-        raise TypeError(f"dtype must be float32 or float64, got {np.dtype(dtype)}")
-    return geometry.algorithm(np.dtype(dtype) == np.float64)
+    return geometry.algorithm(real_dtype("dtype", dtype) == np.float64)
 
 
 def _shapes_geometry(x_shape: Sequence[SupportsIndex], w_shape: Sequence[SupportsIndex], stride: PerAxis,

@@ -22,7 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core
-from .arguments import as_array, channels_first, integer, per_axis
+from .arguments import (
+    as_array, as_indices, boolean, channels_first, check_names, choice, explicit_padding, generator, integer, per_axis,
+    real_dtype, resolve_padding,
+)
 from .conv import (
     conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward,
     _conv_frozen, conv_transpose1d, conv_transpose1d_backward, conv_transpose2d, conv_transpose2d_backward,
@@ -35,9 +38,8 @@ if TYPE_CHECKING:  # numpy.random and numpy.typing take longer to import than th
 
     from numpy.typing import ArrayLike, DTypeLike
 
+    from .arguments import Seed
     from .conv import PreparedWeights
-
-    Seed = int | np.random.Generator | None  # None: a different start every time
 
 __all__ = [
     "AvgPool2d",
@@ -56,24 +58,6 @@ __all__ = [
     "Sigmoid",
     "Tanh",
 ]
-
-
-def _checked_dtype(dtype: DTypeLike) -> np.dtype:
-    given = np.dtype(dtype)
-    if given not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise TypeError(f"dtype must be float32 or float64, got {given}")
-    return given
-
-
-def checked_tokens(name: str, value: ArrayLike, classes: int) -> np.ndarray:
-    """value as an array of indices, each in [0, classes)."""
-    tokens = np.asarray(value)
-    if tokens.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, got {tokens.dtype}")
-    if tokens.size and not 0 <= tokens.min() <= tokens.max() < classes:
-        wrong = tokens[(tokens < 0) | (tokens >= classes)][0]
-        raise ValueError(f"{name} must be 0 to {classes - 1}, got {wrong}")
-    return tokens.astype(np.intp, copy=False)
 
 
 def _checked_gradient(dy: ArrayLike, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -167,10 +151,7 @@ class Layer:
             An array has another dtype than the parameter.
         """
         views = self._torch_views()
-        missing = [name for name in views if name not in state]
-        unexpected = [name for name in state if name not in views]
-        if missing or unexpected:
-            raise ValueError(f"state has missing keys {missing} and unexpected keys {unexpected}")
+        check_names("state", state, views)
         arrays = {name: as_array(f"state[{name!r}]", state[name], view.dtype) for name, view in views.items()}
         for name, view in views.items():
             if arrays[name].shape != view.shape:
@@ -202,7 +183,7 @@ def initial_uniform(
     (of a transposed convolution: K/groups * KH * KW). Numbers are drawn in that order and as float64, so that a seed
     gives the same layer in every layout and, to rounding, dtype.
     """
-    rng = np.random.default_rng(rng)
+    rng = generator("rng", rng)
     bound = 1 / math.sqrt(math.prod(weight_shape[1:]))
     weight = rng.uniform(-bound, bound, weight_shape).astype(dtype)
     return weight, None if bias_size is None else rng.uniform(-bound, bound, bias_size).astype(dtype)
@@ -247,7 +228,11 @@ class _Convolution(_Weighted):
         self._first = channels_first(layout)
         self._options = options | {"layout": layout}
         torch_shape = torch_channels + per_axis("kernel_size", kernel_size, self._rank)
-        weight, bias_array = initial_uniform(torch_shape, out_channels if bias else None, _checked_dtype(dtype), rng)
+        for name in ("stride", "dilation"):
+            per_axis(name, options[name], self._rank)
+        weight, bias_array = initial_uniform(
+            torch_shape, out_channels if boolean("bias", bias) else None, real_dtype("dtype", dtype), rng
+        )
         if not self._first:
             weight = np.ascontiguousarray(np.moveaxis(weight, (1, 0), (-2, -1)))
         self._set_params(weight, bias_array)
@@ -304,6 +289,9 @@ class _Conv(_Convolution):
         K, groups = integer("out_channels", out_channels, 1), integer("groups", groups, 1)
         C = _divided("in_channels", integer("in_channels", in_channels, 1), groups)
         _divided("out_channels", K, groups)
+        one_pixel = (1,) * (self._rank + 2)
+        resolve_padding(padding, self._rank, one_pixel, one_pixel, 1, 1, False)
+        choice("padding_mode", padding_mode, _core.PAD_MODES)
         super().__init__(
             (K, C), K, kernel_size, bias, layout, dtype, rng,
             stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode,
@@ -401,6 +389,8 @@ class _ConvTranspose(_Convolution):
         out_channels = integer("out_channels", out_channels, 1)
         K = _divided("out_channels", out_channels, groups)
         _divided("in_channels", C, groups)
+        explicit_padding(padding, self._rank)
+        per_axis("output_padding", output_padding, self._rank, 0)
         super().__init__(
             (C, K), out_channels, kernel_size, bias, layout, dtype, rng,
             stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups,
@@ -480,7 +470,9 @@ class Linear(_Weighted):
         rng: Seed = None,
     ) -> None:
         shape = integer("out_features", out_features, 1), integer("in_features", in_features, 1)
-        weight, bias_array = initial_uniform(shape, shape[0] if bias else None, _checked_dtype(dtype), rng)
+        weight, bias_array = initial_uniform(
+            shape, shape[0] if boolean("bias", bias) else None, real_dtype("dtype", dtype), rng
+        )
         self._set_params(np.asfortranarray(weight), bias_array)
 
     def __call__(self, x: ArrayLike) -> np.ndarray:
@@ -550,15 +542,15 @@ class Embedding(Layer):
         self, num_embeddings: int, embedding_dim: int, *, dtype: DTypeLike = np.float32, rng: Seed = None
     ) -> None:
         shape = integer("num_embeddings", num_embeddings, 1), integer("embedding_dim", embedding_dim, 1)
-        dtype = _checked_dtype(dtype)
-        self.params = {"weight": np.random.default_rng(rng).standard_normal(shape).astype(dtype)}
+        dtype = real_dtype("dtype", dtype)
+        self.params = {"weight": generator("rng", rng).standard_normal(shape).astype(dtype)}
 
     def __call__(self, x: ArrayLike) -> np.ndarray:
         return self.forward(x)[0]
 
     def forward(self, x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         weight = self.params["weight"]
-        x = checked_tokens("x", x, len(weight))
+        x = as_indices("x", x, len(weight))
         return weight[x], x
 
     def backward(
@@ -589,6 +581,10 @@ class _Pool2d(Layer):
     ) -> None:
         super().__init__()
         channels_first(layout)
+        per_axis("size", size, 2)
+        if stride is not None:
+            per_axis("stride", stride, 2)
+        explicit_padding(padding, 2)
         self._options = {"size": size, "stride": stride, "padding": padding, "layout": layout}
 
     def __repr__(self) -> str:

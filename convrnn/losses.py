@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arguments import as_array
+from .arguments import as_array, as_indices, as_integers
 
 if TYPE_CHECKING:
     from types import EllipsisType
@@ -86,22 +86,17 @@ def softmax_cross_entropy(
     >>> round(loss, 4), dlogits
     (0.6931, array([[ 0.5, -0.5]]))
     """
-    logits, targets = as_array("logits", logits), np.asarray(targets)
+    logits, targets = as_array("logits", logits), as_integers("targets", targets)
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"logits must have a last axis of at least one class, got shape {logits.shape}")
-    if targets.dtype.kind not in "iu":
-        raise TypeError(f"targets must be integers, got {targets.dtype}")
     if targets.shape != logits.shape[:-1]:
         raise ValueError(f"targets must have shape {logits.shape[:-1]}, got {targets.shape}")
     classes = logits.shape[-1]
     where = _counted(mask, targets.shape)
     counted = logits[where]
-    rows, labels = counted.reshape(-1, classes), targets[where].reshape(-1)
+    rows, labels = counted.reshape(-1, classes), as_indices("targets", targets[where].reshape(-1), classes)
     if labels.size == 0:
         return 0.0, np.zeros_like(logits)
-    if labels.min() < 0 or labels.max() >= classes:
-        wrong = labels[(labels < 0) | (labels >= classes)][0]
-        raise ValueError(f"targets must be 0 to {classes - 1}, got {wrong}")
 
     shifted = rows - rows.max(axis=1, keepdims=True)
     right = np.arange(len(rows)), labels

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .arguments import as_array, check_names, positive, real
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -21,17 +23,29 @@ __all__ = ["SGD", "Adam", "clip_norm"]
 
 
 def _checked_range(name: str, value: float, low: float, high: float) -> float:
-    if not low <= value < high:
+    if not low <= real(name, value) < high:
         raise ValueError(f"{name} must be at least {low} and below {high}, got {value}")
     return value
 
 
+def _checked_pair(name: str, values: tuple[float, float]) -> tuple[float, float]:
+    """Two numbers, at least 0 and below 1."""
+    try:
+        first, second = values
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} must be two numbers, got {values!r}") from None
+    return _checked_range(name, first, 0, 1), _checked_range(name, second, 0, 1)
+
+
 class _Optimizer:
     def __init__(self, params: Mapping[str, np.ndarray], lr: float) -> None:
+        check_names("params", params, params)
         for name, array in params.items():
             kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             if kind not in (np.float32, np.float64):
                 raise TypeError(f"params[{name!r}] must be a NumPy array of float32 or float64, got {kind}")
+            if not array.flags.writeable:
+                raise ValueError(f"params[{name!r}] must be writable")
         self.params = dict(params)
         self.lr = _checked_range("lr", lr, 0, math.inf)
         self.steps = 0
@@ -53,17 +67,12 @@ class _Optimizer:
         TypeError
             A gradient has another dtype than its parameter.
         """
-        missing = [name for name in self.params if name not in grads]
-        unexpected = [name for name in grads if name not in self.params]
-        if missing or unexpected:
-            raise ValueError(f"grads has missing keys {missing} and unexpected keys {unexpected}")
-        moving = {name: gradient for name in self.params if (gradient := grads[name]) is not None}
+        check_names("grads", grads, self.params)
+        moving = {name: as_array(f"grads[{name!r}]", gradient, param.dtype) for name, param in self.params.items()
+                  if (gradient := grads[name]) is not None}
         for name, gradient in moving.items():
-            param = self.params[name]
-            if gradient.dtype != param.dtype:
-                raise TypeError(f"grads[{name!r}] must be {param.dtype}, got {gradient.dtype}")
-            if gradient.shape != param.shape:
-                raise ValueError(f"grads[{name!r}] must have shape {param.shape}, got {gradient.shape}")
+            if gradient.shape != self.params[name].shape:
+                raise ValueError(f"grads[{name!r}] must have shape {self.params[name].shape}, got {gradient.shape}")
         self.steps += 1
         for name, gradient in moving.items():
             self._move(name, self.params[name], gradient)
@@ -133,7 +142,7 @@ class Adam(_Optimizer):
         eps: float = 1e-8,
     ) -> None:
         super().__init__(params, lr)
-        self.betas = tuple(_checked_range("betas", beta, 0, 1) for beta in betas)
+        self.betas = _checked_pair("betas", betas)
         self.eps = _checked_range("eps", eps, 0, math.inf)
         self.mean = {name: np.zeros_like(array) for name, array in params.items()}
         self.mean_square = {name: np.zeros_like(array) for name, array in params.items()}
@@ -183,8 +192,7 @@ def clip_norm(grads: Mapping[str, np.ndarray | None], max_norm: float) -> float:
     >>> clip_norm(grads, 1.0), grads["w"]
     (5.0, array([0.6, 0.8]))
     """
-    if not max_norm > 0:
-        raise ValueError(f"max_norm must be positive, got {max_norm}")
+    positive("max_norm", max_norm)
     arrays = [array for array in grads.values() if array is not None]
     norm = math.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays))
     if max_norm < norm < math.inf:

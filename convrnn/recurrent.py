@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import _core
-from .arguments import as_array, as_vector, choice, integer
+from .arguments import as_array, as_integers, as_vector, boolean, choice, integer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -84,8 +84,8 @@ def checked_weights(cell: Cell, w_ih: ArrayLike, w_hh: ArrayLike, w_hr: ArrayLik
         raise ValueError(f"w_hh must have shape ({gates}, {'H' if w_hr is None else 'P'}) = "
                          f"({cell.gates * hidden}, {width}), got {w_hh.shape}")
     if w_ih.ndim != 2 or w_ih.shape[0] != w_hh.shape[0] or w_ih.shape[1] == 0:
-        raise ValueError(f"w_ih must have shape ({gates}, I) = ({w_hh.shape[0]}, I) with an input size I of at least 1, "
-                         f"got {w_ih.shape}")
+        raise ValueError(f"w_ih must have shape ({gates}, I) = ({w_hh.shape[0]}, I) with an input size I of at least "
+                         f"1, got {w_ih.shape}")
     b_ih = as_vector("b_ih", b_ih, w_hh.shape[0], dtype)
     b_hh = as_vector("b_hh", b_hh, w_hh.shape[0], dtype)
     return Weights(w_ih, w_hh, w_hr, b_ih, b_hh), hidden
@@ -95,11 +95,7 @@ def checked_lengths(lengths: ArrayLike | None, steps: int, batch: int) -> np.nda
     """lengths as contiguous int64 of shape (B,), each in 0..T."""
     if lengths is None:
         return None
-    array = np.asarray(lengths)
-    if array.size == 0 and not isinstance(lengths, np.ndarray):
-        array = array.astype(np.int64)  # an empty list is float64 to NumPy
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"lengths must be integers, got {array.dtype}")
+    array = as_integers("lengths", lengths)
     if array.shape != (batch,):
         raise ValueError(f"lengths must have shape (B,) = ({batch},), got {array.shape}")
     if batch and not (array.min() >= 0 and array.max() <= steps):
@@ -285,7 +281,7 @@ def _backward(cell: Cell, dy: ArrayLike, cache: Cache, dstate: State, truncate: 
 def rnn(x: ArrayLike, w_ih: ArrayLike, w_hh: ArrayLike, b_ih: ArrayLike | None = None, b_hh: ArrayLike | None = None,
         state: State = None, *, activation: str = "tanh", lengths: ArrayLike | None = None, reverse: bool = False,
         return_cache: bool = False) -> tuple[Any, ...]:
-    """The vanilla recurrent network: ``h_t = s(W x_t + b + U h_{t-1} + b')``, with weights that do not change over time.
+    """The vanilla recurrent network: ``h_t = s(W x_t + b + U h_{t-1} + b')``, with the same weights at every step.
 
     Parameters
     ----------
@@ -324,7 +320,7 @@ def rnn(x: ArrayLike, w_ih: ArrayLike, w_hh: ArrayLike, b_ih: ArrayLike | None =
     >>> y[:, 0], state
     (array([1.  , 0.5 , 0.25]), array([0.25]))
     """
-    options = Options(activation=_activation(activation), reverse=bool(reverse))
+    options = Options(activation=activation_of(activation), reverse=boolean("reverse", reverse))
     return _forward(RNN, x, w_ih, w_hh, None, b_ih, b_hh, state, lengths, options, return_cache)
 
 
@@ -359,8 +355,8 @@ def lstm(x: ArrayLike, w_ih: ArrayLike, w_hh: ArrayLike, b_ih: ArrayLike | None 
     >>> y.shape, h.shape, c.shape
     ((5, 2, 4), (2, 4), (2, 4))
     """
-    return _forward(LSTM, x, w_ih, w_hh, w_hr, b_ih, b_hh, state, lengths, Options(reverse=bool(reverse)),
-                    return_cache)
+    options = Options(reverse=boolean("reverse", reverse))
+    return _forward(LSTM, x, w_ih, w_hh, w_hr, b_ih, b_hh, state, lengths, options, return_cache)
 
 
 def gru(x: ArrayLike, w_ih: ArrayLike, w_hh: ArrayLike, b_ih: ArrayLike | None = None,
@@ -387,11 +383,11 @@ def gru(x: ArrayLike, w_ih: ArrayLike, w_hh: ArrayLike, b_ih: ArrayLike | None =
     >>> y.shape, h[1]
     ((5, 2, 4), array([0., 0., 0., 0.]))
     """
-    options = Options(reset_after=bool(reset_after), reverse=bool(reverse))
+    options = Options(reset_after=boolean("reset_after", reset_after), reverse=boolean("reverse", reverse))
     return _forward(GRU, x, w_ih, w_hh, None, b_ih, b_hh, state, lengths, options, return_cache)
 
 
-def _activation(name: str) -> str | None:
+def activation_of(name: str) -> str | None:
     """The activation in the core's words: None is the identity."""
     return choice("activation", name, {"tanh": "tanh", "relu": "relu", "sigmoid": "sigmoid", "identity": None})
 

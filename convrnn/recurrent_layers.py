@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core, recurrent
-from .arguments import as_array, choice, integer
-from .layers import Frozen, Layer, _checked_dtype
+from .arguments import as_array, boolean, generator, integer, real_dtype
+from .layers import Frozen, Layer
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
-    from .layers import Seed
+    from .arguments import Seed
     from .recurrent import Arrays, Cache, Shapes, State
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -60,13 +60,13 @@ class _Recurrent(Layer):
         self.hidden_size = integer("hidden_size", hidden_size, 1)
         self.num_layers = integer("num_layers", num_layers, 1)
         self.proj_size = integer("proj_size", proj_size, 0)
-        self.bidirectional = bool(bidirectional)
-        self.batch_first = bool(batch_first)
+        self.bidirectional = boolean("bidirectional", bidirectional)
+        self.batch_first = boolean("batch_first", batch_first)
         self._options = options
         self._width = self.proj_size or self.hidden_size
         self._names = tuple(tuple(_key(stem, layer, direction) for stem in _PARAMETERS.values())
                             for layer in range(self.num_layers) for direction in range(self._directions))
-        self.params = self._initial_params(bool(bias), _checked_dtype(dtype), np.random.default_rng(rng))
+        self.params = self._initial_params(boolean("bias", bias), real_dtype("dtype", dtype), generator("rng", rng))
 
     def _initial_params(self, bias: bool, dtype: np.dtype, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """PyTorch's default start: all uniform within 1/sqrt(H) on both sides of zero."""
@@ -247,8 +247,8 @@ class _Recurrent(Layer):
                 weights = self._weights(layer, direction, dtype)
                 options = self._options._replace(reverse=direction == 1)
                 _, end, cache = recurrent.run_forward(
-                    self._cell, x, weights, self.hidden_size, self._part_of(first, part, batched), options, lengths, keep,
-                    batched, y[:, :, direction * self._width:(direction + 1) * self._width])
+                    self._cell, x, weights, self.hidden_size, self._part_of(first, part, batched), options, lengths,
+                    keep, batched, y[:, :, direction * self._width:(direction + 1) * self._width])
                 parts.append(cache)
                 for array, value in zip(last, end, strict=True):
                     if value is not None:
@@ -267,8 +267,8 @@ class _Recurrent(Layer):
         weights, hidden = recurrent.checked_weights(self._cell, **arrays, dtype=dtype)
         inputs = self._width * self._directions if layer else self.input_size
         if hidden != self.hidden_size or weights.w_ih.shape[1] != inputs or weights.width != self._width:
-            raise ValueError(f"params of layer {layer} must be for {inputs} inputs, {self.hidden_size} hidden units and a "
-                             f"state of {self._width}, got {weights.w_ih.shape[1]}, {hidden} and {weights.width}")
+            raise ValueError(f"params of layer {layer} must be for {inputs} inputs, {self.hidden_size} hidden units and "
+                             f"a state of {self._width}, got {weights.w_ih.shape[1]}, {hidden} and {weights.width}")
         return weights
 
     def _first_state(self, cache: SequenceCache, dtype: np.dtype) -> Arrays:
@@ -386,13 +386,13 @@ class RNN(_Recurrent):
         self, input_size: int, hidden_size: int, *, num_layers: int = 1, activation: str = "tanh", bias: bool = True,
         bidirectional: bool = False, batch_first: bool = False, dtype: DTypeLike = np.float32, rng: Seed = None,
     ) -> None:
-        options = recurrent.Options(activation=recurrent._activation(activation))
+        options = recurrent.Options(activation=recurrent.activation_of(activation))
         super().__init__(input_size, hidden_size, num_layers=num_layers, bias=bias, bidirectional=bidirectional,
                          batch_first=batch_first, proj_size=0, options=options, dtype=dtype, rng=rng)
 
 
 class LSTM(_Recurrent):
-    """Long short-term memory layers; see :class:`RNN` for what is not said here and :func:`convrnn.lstm` for the formula.
+    """Long short-term memory layers; see :class:`RNN` for what is not said here, :func:`convrnn.lstm` for the formula.
 
     Parameters
     ----------
@@ -415,7 +415,8 @@ class LSTM(_Recurrent):
         batch_first: bool = False, proj_size: int = 0, dtype: DTypeLike = np.float32, rng: Seed = None,
     ) -> None:
         super().__init__(input_size, hidden_size, num_layers=num_layers, bias=bias, bidirectional=bidirectional,
-                         batch_first=batch_first, proj_size=proj_size, options=recurrent.Options(), dtype=dtype, rng=rng)
+                         batch_first=batch_first, proj_size=proj_size, options=recurrent.Options(), dtype=dtype,
+                         rng=rng)
 
 
 class GRU(_Recurrent):
@@ -440,6 +441,6 @@ class GRU(_Recurrent):
         self, input_size: int, hidden_size: int, *, num_layers: int = 1, bias: bool = True, bidirectional: bool = False,
         batch_first: bool = False, reset_after: bool = True, dtype: DTypeLike = np.float32, rng: Seed = None,
     ) -> None:
-        options = recurrent.Options(reset_after=bool(reset_after))
+        options = recurrent.Options(reset_after=boolean("reset_after", reset_after))
         super().__init__(input_size, hidden_size, num_layers=num_layers, bias=bias, bidirectional=bidirectional,
                          batch_first=batch_first, proj_size=0, options=options, dtype=dtype, rng=rng)

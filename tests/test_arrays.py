@@ -136,8 +136,8 @@ def axes_reversed_in_memory(a):
 FORMS = {
     "Fortran order": np.asfortranarray, "negative strides": reversed_axes, "every second": every_second,
     "a window": inside, "transposed": axes_reversed_in_memory, "unaligned": unaligned, "a field": field,
-    "real part": real_part, "read-only": read_only, "subclass": lambda a: a.view(Subclass), "matrix of records": lambda a: a.view(np.recarray),
-    "masked": np.ma.array, "memoryview": memoryview, "memoryview of a view": lambda a: memoryview(every_second(a)),
+    "real part": real_part, "read-only": read_only, "subclass": lambda a: a.view(Subclass),
+    "matrix of records": lambda a: a.view(np.recarray), "masked": np.ma.array, "memoryview": memoryview, "memoryview of a view": lambda a: memoryview(every_second(a)),
     "__array__": WithArray, "__array__ of a view": lambda a: WithArray(reversed_axes(a)), "DLPack": WithDLPack,
     "DLPack of a view": lambda a: WithDLPack(reversed_axes(a)), "array interface": WithBuffer,
     "swapped twice": lambda a: a.astype(a.dtype.newbyteorder()).view(a.dtype).byteswap(),

@@ -114,8 +114,15 @@ def test_snapshot_state_and_pickle(layer):
         (lambda layer: cr.Embedding(3, 0), ValueError, "embedding_dim must be at least 1"),
         (lambda layer: cr.Embedding(3, 2.0), TypeError, "embedding_dim must be an int"),
         (lambda layer: cr.Embedding(3, 2, dtype=np.float16), TypeError, "float16"),
+        (lambda layer: layer([[0], [0, 1]]), ValueError, "x cannot be read as an array"),
     ],
 )
 def test_errors(layer, make, error, words):
     with pytest.raises(error, match=words):
         make(layer)
+
+
+def test_no_tokens(layer):
+    """An empty list, too, which is of floats to NumPy."""
+    y, cache = layer.forward([])
+    assert y.shape == (0, 5) and not layer.backward(y, cache)[1]["weight"].any()

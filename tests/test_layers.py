@@ -242,6 +242,11 @@ def test_load_state_dict_refuses_and_writes_nothing(change, error, words):
         np.testing.assert_array_equal(array, before[name])
 
 
+def test_load_state_dict_takes_names():
+    with pytest.raises(TypeError, match="state must be a mapping.*list"):
+        cr.Linear(2, 3).load_state_dict([np.ones((3, 2), np.float32)])
+
+
 # ------------------------------------------------------------------------------------------- parameters and their start
 
 
@@ -415,6 +420,25 @@ def test_sequential_of_none_is_the_identity():
         (lambda: cr.Flatten(layout=None), ValueError, "layout.*None"),
         (lambda: cr.Conv2d(1, 1, 3, dtype=np.float16), TypeError, "dtype.*float16"),
         (lambda: cr.Linear(1, 1, dtype=int), TypeError, "dtype.*int64"),
+        (lambda: cr.Linear(1, 1, dtype="single-ish"), TypeError, "dtype.*float32.*'single-ish'"),
+        (lambda: cr.Linear(1, 1, dtype=">f4"), TypeError, "dtype.*>f4"),
+        (lambda: cr.Linear(1, 1, bias="no"), TypeError, "bias must be True or False, got 'no'"),
+        (lambda: cr.Conv2d(1, 1, 3, bias=None), TypeError, "bias must be True or False, got None"),
+        (lambda: cr.Linear(1, 1, rng="a"), TypeError, "rng must be.*seed.*'a'"),
+        (lambda: cr.Conv2d(1, 1, 3, rng=-1), ValueError, "rng must be.*seed.*-1"),
+        (lambda: cr.Embedding(1, 1, rng=1.5), TypeError, "rng must be.*1.5"),
+        (lambda: cr.Conv2d(1, 1, 3, stride=0), ValueError, "stride.*got 0"),
+        (lambda: cr.Conv1d(1, 1, 3, dilation=(1, 1)), ValueError, r"dilation.*\(1, 1\)"),
+        (lambda: cr.Conv2d(1, 1, 3, padding="sane"), ValueError, "padding.*'same'.*'sane'"),
+        (lambda: cr.Conv2d(1, 1, 3, padding="causal"), ValueError, "padding 'causal' is for one axis, got 2"),
+        (lambda: cr.Conv3d(1, 1, 3, padding=(1, -1, 0)), ValueError, "padding.*got -1"),
+        (lambda: cr.Conv2d(1, 1, 3, padding_mode="zeros"), ValueError, "padding_mode.*'constant'.*'zeros'"),
+        (lambda: cr.ConvTranspose2d(1, 1, 3, padding="same"), ValueError, "padding.*'same'"),
+        (lambda: cr.ConvTranspose2d(1, 1, 3, stride=0), ValueError, "stride.*got 0"),
+        (lambda: cr.ConvTranspose2d(1, 1, 3, output_padding=-1), ValueError, "output_padding.*got -1"),
+        (lambda: cr.MaxPool2d(0), ValueError, "size.*got 0"),
+        (lambda: cr.MaxPool2d(2, stride=0), ValueError, "stride.*got 0"),
+        (lambda: cr.AvgPool2d(2, padding="same"), ValueError, "padding.*'same'"),
         (lambda: cr.Linear(0, 1), ValueError, "in_features.*got 0"),
         (lambda: cr.Sequential([cr.ReLU()]), TypeError, "layer 0.*list"),
     ],

@@ -168,6 +168,11 @@ def test_bad_input(call, error, words):
         call()
 
 
+def test_no_rows():
+    loss, dlogits = softmax_cross_entropy(np.ones((0, 3)), [])
+    assert loss == 0.0 and dlogits.shape == (0, 3)
+
+
 def test_inputs_are_not_written_to():
     logits, targets, mask = draw(3, 4), np.array([0, 1, 2]), np.array([True, True, False])
     for array in (logits, targets, mask):

@@ -107,6 +107,8 @@ def test_none_leaves_a_parameter_as_it_is(make):
         (lambda grads: grads.update(b=np.zeros(3)), ValueError, r"unexpected keys \['b'\]"),
         (lambda grads: grads.update(bias=np.zeros(1)), ValueError, r"bias.*\(3,\).*\(1,\)"),
         (lambda grads: grads.update(bias=np.zeros(3, "f4")), TypeError, r"bias.*float64.*float32"),
+        (lambda grads: grads.update(bias=[1, 2, 3]), TypeError, r"bias.*float64.*int64"),
+        (lambda grads: grads.update(bias="abc"), TypeError, r"grads\['bias'\] must"),
     ],
 )
 def test_bad_gradients_change_nothing(make, change, error, words):
@@ -132,6 +134,12 @@ def test_bad_gradients_change_nothing(make, change, error, words):
         (lambda: Adam(parameters(), 0.1, eps=-1e-8), ValueError, "eps"),
         (lambda: SGD({"w": [1.0]}, 0.1), TypeError, "params.*w"),
         (lambda: SGD({"w": np.ones(1, int)}, 0.1), TypeError, "params.*w.*int64"),
+        (lambda: SGD({"w": np.ones(1, ">f8")}, 0.1), TypeError, "params.*w.*>f8"),
+        (lambda: SGD({"w": np.broadcast_to(1.0, 3)}, 0.1), ValueError, "params.*w.*writable"),
+        (lambda: SGD([np.ones(1)], 0.1), TypeError, "params must be a mapping.*list"),
+        (lambda: SGD(parameters(), "0.1"), TypeError, "lr must be a number, got '0.1'"),
+        (lambda: Adam(parameters(), 0.1, betas=(0.9,)), ValueError, r"betas must be two numbers, got \(0.9,\)"),
+        (lambda: Adam(parameters(), 0.1, betas=0.9), TypeError, "betas must be two numbers, got 0.9"),
     ],
 )
 def test_bad_options(make, error, words):
@@ -185,7 +193,12 @@ def test_clip_leaves_what_is_not_finite(bad):
     assert b[0] == 7.0
 
 
-@pytest.mark.parametrize("max_norm", [0.0, -1.0, math.nan])
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, math.nan, "1"])
 def test_clip_refuses(max_norm):
-    with pytest.raises(ValueError, match="max_norm"):
+    with pytest.raises(TypeError if max_norm == "1" else ValueError, match="max_norm"):
         clip_norm({"a": np.ones(1)}, max_norm)
+
+
+def test_gradients_by_name():
+    with pytest.raises(TypeError, match="grads must be a mapping.*list"):
+        SGD({"w": np.ones(1)}, 0.1).step([np.ones(1)])

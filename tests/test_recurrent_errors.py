@@ -129,10 +129,20 @@ def test_dtypes(name, dtype, broken):
     (np.array([4, 3, 2**63], np.uint64), ValueError, ("lengths", str(2**63))),
     (np.array([4, 3, -2**63]), ValueError, ("lengths", str(-2**63))),
     ([4, 3, 2**70], (TypeError, ValueError), ("lengths",)), ([None, 1, 2], TypeError, ("lengths",)),
+    ([[4], [3, 2]], ValueError, ("lengths cannot be read",)),
 ])
 def test_lengths(given, error, words, broken):
     with refuses(error, *words):
         broken.call(lengths=given)
+
+
+def test_flags(broken):
+    """True or False: a word would count as true whatever it says."""
+    for name in ("reverse", "reset_after") if broken.problem.cell == "gru" else ("reverse",):
+        with refuses(TypeError, f"{name} must be True or False", "'no'"):
+            broken.call(**{name: "no"})
+    with refuses(TypeError, "reset_after", "'no'"):
+        cr.GRU(3, 5, reset_after="no")
 
 
 def test_activation():
@@ -231,6 +241,11 @@ LAYERS = (cr.RNN, cr.LSTM, cr.GRU)
     ((3, 5), {"num_layers": 1.5}, TypeError, ("num_layers", "float")),
     ((3, 5), {"dtype": np.float16}, TypeError, ("dtype", "float16")),
     ((3, 5), {"dtype": int}, TypeError, ("dtype", "int64")),
+    ((3, 5), {"dtype": "real"}, TypeError, ("dtype", "'real'")),
+    ((3, 5), {"bias": "no"}, TypeError, ("bias", "True or False", "'no'")),
+    ((3, 5), {"bidirectional": "no"}, TypeError, ("bidirectional", "'no'")),
+    ((3, 5), {"batch_first": None}, TypeError, ("batch_first", "None")),
+    ((3, 5), {"rng": "seed"}, TypeError, ("rng", "'seed'")),
 ])
 @pytest.mark.parametrize("make", LAYERS)
 def test_bad_construction(make, arguments, options, error, words):

@@ -26,8 +26,8 @@ SHAPES = [
     "n0c3h7w6k4_3x3_p1",
 ]
 
-#: Larger: several blocks of tiles, panels and chunks; in the last two, several rounds of evaluated weights, of the panels
-#: of a group and of groups. Compared with the direct sum in float64.
+#: Larger: several blocks of tiles, panels and chunks; in the last two, several rounds of evaluated weights, of the
+#: panels of a group and of groups. Compared with the direct sum in float64.
 LARGE = ["n2c16h40w37k20_3x3_p1", "n3c40h23w24k70_3x3_p1", "n1c300h12w13k40_3x3_p1", "n5c33h9w9k65_3x3_p1",
          "n2c64h20w21k64_3x3_g2_p1", "n1c2h3w200k3_3x3_p1",
          "n2c300h12w12k320_3x3", "n3c560h12w12k560_3x3_g4"]
