@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import show_config
@@ -12,18 +12,14 @@ from .demo import PARTS
 from .demo.extras import MissingPackage
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
+def _integer(low: int) -> Callable[[str], int]:
+    """The type of an option that is an int of at least low."""
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"must be an int of at least {low}, got {text!r}")
+        return int(text)
 
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
+    return parse
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -33,8 +29,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     demo = commands.add_parser("demo", help="train networks on real data and draw what they learned")
     demo.add_argument("parts", nargs="*", metavar="part", help=f"which: {', '.join(PARTS)} (default: all)")
     demo.add_argument("--out", type=Path, default=Path("convrnn-demo"), metavar="DIR", help="folder for pictures")
-    demo.add_argument("--epochs", type=_positive, metavar="N", help="how long to train (default: each part's own)")
-    demo.add_argument("--seed", type=_natural, default=0, metavar="N", help="of all random numbers (default: 0)")
+    demo.add_argument("--epochs", type=_integer(1), metavar="N", help="how long to train (default: each part's own)")
+    demo.add_argument("--seed", type=_integer(0), default=0, metavar="N", help="of all random numbers (default: 0)")
     commands.add_parser("info", help="print version, instruction set, threads and NumPy's version")
     parsed = parser.parse_args(arguments)
     if parsed.command == "demo":

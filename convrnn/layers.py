@@ -80,6 +80,7 @@ class Layer:
     """
 
     params: dict[str, np.ndarray]
+    has_state: bool = False  # taken and returned besides x and y
 
     def __init__(self) -> None:
         self.params = {}
@@ -759,6 +760,9 @@ class Sequential(Layer):
         for i, layer in enumerate(layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layer {i} must be a convrnn Layer, got {type(layer).__name__}")
+            if layer.has_state:
+                raise TypeError(f"layer {i} must return y alone, got {type(layer).__name__}, which returns a state too: "
+                                "call it by itself, before or after a Sequential")
         self.layers = layers
 
     @property

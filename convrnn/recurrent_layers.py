@@ -50,6 +50,7 @@ class _Recurrent(Layer):
     """Layers of one cell, the next fed with every state of the one before, in one direction or both."""
 
     _cell: recurrent.Cell
+    has_state = True
 
     def __init__(
         self, input_size: int, hidden_size: int, *, num_layers: int, bias: bool, bidirectional: bool,

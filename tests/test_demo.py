@@ -51,9 +51,9 @@ def test_options(tmp_path):
         ([], "command"),
         (["dance"], "dance"),
         (["demo", "digits", "letters"], "unknown part letters; there is digits, text, series, gradients"),
-        (["demo", "--epochs", "0"], "epochs"),
-        (["demo", "--epochs", "many"], "epochs"),
-        (["demo", "--seed", "-1"], "seed"),
+        (["demo", "--epochs", "0"], "epochs: must be an int of at least 1, got '0'"),
+        (["demo", "--epochs", "many"], "epochs: must be an int of at least 1, got 'many'"),
+        (["demo", "--seed", "-1"], "seed: must be an int of at least 0, got '-1'"),
     ],
 )
 def test_usage_errors(arguments, words, capsys):

@@ -441,6 +441,7 @@ def test_sequential_of_none_is_the_identity():
         (lambda: cr.AvgPool2d(2, padding="same"), ValueError, "padding.*'same'"),
         (lambda: cr.Linear(0, 1), ValueError, "in_features.*got 0"),
         (lambda: cr.Sequential([cr.ReLU()]), TypeError, "layer 0.*list"),
+        (lambda: cr.Sequential(cr.Linear(3, 4), cr.LSTM(4, 4)), TypeError, "layer 1 .*LSTM, which returns a state too"),
     ],
 )
 def test_bad_construction(make, error, words):

@@ -102,10 +102,10 @@ def curves(histories: dict[str, History]) -> Figure:
         left.plot(np.arange(epochs) + 0.5, means, color=COLORS[name], label=name, marker="o", markersize=3)
         percent = 100 * np.array(history.accuracies)
         right.plot(np.arange(epochs) + 1, percent, color=COLORS[name], marker="o", markersize=3,
-                   label=f"{name}: {percent[-1]:.1f} %")
+                   label=f"{name}: {percent[-1]:.1f}%")
     left.set(xlabel="epoch", ylabel="cross-entropy of a batch (nats)", yscale="log", title="Training loss")
     right.set(xlabel="epoch", ylabel="held-out accuracy (%)", title="Held-out accuracy")
-    right.axhline(97, color=INK, linewidth=0.8, linestyle=":", label="97 %")
+    right.axhline(97, color=INK, linewidth=0.8, linestyle=":", label="97%")
     for axes in (left, right):
         axes.grid(alpha=0.25)
         axes.xaxis.get_major_locator().set_params(integer=True)
