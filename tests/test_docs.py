@@ -4,6 +4,7 @@ import ast
 import inspect
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,18 @@ def test_sections_of_parameters_are_found():
 def test_readme_programs_run(program, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_the_example_learns(capsys):
+    runpy.run_path(str(ROOT / "examples" / "parity.py"), run_name="__main__")
+    *steps, stream = capsys.readouterr().out.splitlines()
+    assert steps[-1].endswith("100.0% right") and stream == "stream: 96 of 96 right"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/performance.md", "benchmarks/README.md"])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (ROOT / page).parent.joinpath(target).exists(), target
 
 
 def test_readme_has_programs():
