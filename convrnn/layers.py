@@ -761,8 +761,8 @@ class Sequential(Layer):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layer {i} must be a convrnn Layer, got {type(layer).__name__}")
             if layer.has_state:
-                raise TypeError(f"layer {i} must return y alone, got {type(layer).__name__}, which returns a state too: "
-                                "call it by itself, before or after a Sequential")
+                raise TypeError(f"layer {i} must return y alone, got {type(layer).__name__}, which returns a state "
+                                "too: call it by itself, before or after a Sequential")
         self.layers = layers
 
     @property

@@ -268,8 +268,8 @@ class _Recurrent(Layer):
         weights, hidden = recurrent.checked_weights(self._cell, **arrays, dtype=dtype)
         inputs = self._width * self._directions if layer else self.input_size
         if hidden != self.hidden_size or weights.w_ih.shape[1] != inputs or weights.width != self._width:
-            raise ValueError(f"params of layer {layer} must be for {inputs} inputs, {self.hidden_size} hidden units and "
-                             f"a state of {self._width}, got {weights.w_ih.shape[1]}, {hidden} and {weights.width}")
+            raise ValueError(f"params of layer {layer} must be for {inputs} inputs, {self.hidden_size} hidden units "
+                             f"and a state of {self._width}, got {weights.w_ih.shape[1]}, {hidden} and {weights.width}")
         return weights
 
     def _first_state(self, cache: SequenceCache, dtype: np.dtype) -> Arrays:
