@@ -12,6 +12,7 @@ ALGORITHMS: dict[str, int]
 FUNCTIONS: dict[str, int]
 CELLS: dict[str, int]
 
+def empty_like(array: np.ndarray) -> np.ndarray: ...
 def is_plain(array: object) -> TypeGuard[np.ndarray]: ...
 
 class Geometry:

@@ -312,6 +312,17 @@ assert (cr.conv2d(x, w, algorithm="direct") == 288).all()
 """)
 
 
+def test_results_on_cache_lines(layout, dtype):
+    """All results of a convolution but small ones begin on a cache line."""
+    x, w = numbers(1, 40, 40, 40).astype(dtype), numbers(40, 40, 3, 3).astype(dtype)
+    w = w if layout == "channels_first" else np.moveaxis(w, (0, 1), (-1, -2)).copy()
+    y = cr.conv2d(x, w, padding=1, layout=layout)
+    dx, dw, _ = cr.conv2d_backward(y, x, w, padding=1, layout=layout)
+    for result, like in ((y, x), (dx, x), (dw, w)):
+        assert result.ctypes.data % 64 == 0 and result.flags.c_contiguous and result.flags.writeable
+        assert (result.shape, result.dtype) == (like.shape, like.dtype)
+
+
 # ------------------------------------------------------------------------------------------------------ guard pages
 
 
