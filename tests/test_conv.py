@@ -55,6 +55,8 @@ SHAPES = [
     "n1c17h24w90k17_3x3_g17_p1", "n1c18h40w60k18_3x3_g18_s2_p2,0x1,3", "n2c2h30w50k48_3x3_p1",
     "n1c3h41w60k33_5x5_s2_p2,1x2,0_d1x2", "n1c20h9w14k16_3x3_p1", "n1c33h9w10k40_2x2_s2x1",
     "n1c17h14w200k17_11x1_g17_s2",
+    # panels of dy, packed in batches, and chunks of x under them
+    "n1c60w6k300_1", "n1c560w2k150_1", "n1c120w4k300_1_g2", "n1c36h3w3k150_2x2", "n2c20h2w70k70_1x2",
     # no images
     "n0c3w9k4_3", "n0c3h7w6k4_3x2_s2_p1", "n0c4h7w6k4_3x2_g4_p1_wrap",
 ]
