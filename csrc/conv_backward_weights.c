@@ -4,7 +4,12 @@
  * dy[pixel, k]. Where channels are few, the taps of a kernel row are rows of that product too. Pixels are added in
  * blocks of the same size for any number of threads, within a block into one accumulator (of a border column, another)
  * and the blocks one after the other, so the rounding error of n terms grows with the square root of PIXELS and of
- * n / PIXELS, not of n. Threads share out disjoint parts of dw. */
+ * n / PIXELS, not of n. Threads share out disjoint parts of dw.
+ *
+ * Where x and dy have one channel each, vectors run along the pixels of a line, and their lanes are added up at the
+ * end. That is a matter of shape alone: of strided arrays each lane is a tile of its own, with the same sum. */
+#include <string.h>
+
 #include "conv.h"
 
 /* Panels of dy, of 512 rows of 128 bytes, are packed several side by side, a batch: the longer the rows that are read,
@@ -19,6 +24,7 @@ struct plan {
     int diagonal, packs_dy, packs_x;
     int64_t in_channels, out_channels; /* of a group */
     int64_t vector_channels;           /* what panels cut up: the out-channels of a group, or all if diagonal */
+    int along_pixels;                 /* vectors run along pixels */
     int64_t w_group;                   /* stride of dw from one group to the next */
     int64_t panel_channels, panels_of_group, panels; /* panels: disjoint ranges of the channels of dy */
     int64_t batch, panel_elements;    /* panels that are packed together, and how far apart */
@@ -29,14 +35,17 @@ struct plan {
     int64_t units, chunk;             /* of a panel, tiles of a group of taps; those walked at a time */
     int64_t lines, line_block, width, width_block; /* (image, depth, height) and columns of dy; of a block */
     char *workspace;
-    int64_t part_bytes, steps_offset, x_offset;
+    int64_t part_bytes, steps_offset, x_offset, sums_offset, sums_bytes;
+    const void *one; /* the number, of the dtype */
 };
 
 /* Where one part of the work stands. */
 struct walk {
     const struct plan *plan;
-    struct cr_step *steps;
+    struct cr_step *steps;                      /* of the group of taps at work, [step_count], */
+    int64_t step_count, tw, dw_offset;          /* whose first tap of the kernel row is tw, in dw there */
     void *packed_dy, *panel, *packed_x;         /* the batch of panels, the one of them at work, tiles of x */
+    void *sums;                                 /* along pixels: [row][columns of a tile], of a tile */
     int64_t group, channel, channels;          /* the panel: dy's channels [channel, channel + channels) of a group */
     int64_t line, line_end, column, column_end; /* the block of pixels */
     int64_t chunk;                              /* the first unit of the chunk */
@@ -139,7 +148,7 @@ static void pack_x(const struct walk *walk, int64_t chunk_end)
 }
 
 /* A step for each line of the block in which tap (td, th) meets the image. */
-static int64_t list_lines(struct walk *walk, int64_t td, int64_t th)
+static void list_lines(struct walk *walk, int64_t td, int64_t th)
 {
     const struct plan *plan = walk->plan;
     int64_t steps = 0, offset;
@@ -155,7 +164,7 @@ static int64_t list_lines(struct walk *walk, int64_t td, int64_t th)
             walk->even = 0;
         steps++;
     }
-    return steps;
+    walk->step_count = steps;
 }
 
 /* ---- the products ---- */
@@ -174,25 +183,48 @@ static void prefetch_c(const struct cr_tile *tile, const struct cr_kernels *kern
             __builtin_prefetch(cr_at(tile->c, r * tile->c_row + column * tile->c_column, kernels->size));
 }
 
-static void run_tile(const struct walk *walk, int64_t dw_offset, int64_t steps, const struct piece *piece,
-                     int accumulate)
+/* Lines that go on where the one before ends, or of one term each and evenly apart, are one step. */
+static void join_steps(const struct walk *walk, struct cr_tile *tile, struct cr_step *first)
+{
+    const int follow = walk->apart.a == tile->k * tile->a_k && walk->apart.b == tile->k * tile->b_k;
+
+    if (tile->batch < 2 || !walk->even || !(follow || tile->k == 1)) return;
+    if (tile->k == 1) {
+        tile->a_k = walk->apart.a;
+        tile->b_k = walk->apart.b;
+    }
+    tile->k *= tile->batch;
+    *first = tile->steps[0];
+    tile->steps = first;
+    tile->batch = 1;
+}
+
+/* Where dw has row `row`, of tap `tap` of the group. */
+static void *row_of_dw(const struct walk *walk, int64_t tap, int64_t row)
+{
+    const struct plan *plan = walk->plan;
+    const int64_t along_n = plan->diagonal ? plan->w_group : plan->dw->batch;
+    return cr_at(plan->dw->data, walk->group * plan->w_group + walk->channel * along_n + walk->dw_offset +
+                                     tap * plan->dw->space[2] + (row - tap * plan->in_channels) * plan->dw->channel,
+                 plan->kernels->size);
+}
+
+static void run_tile(const struct walk *walk, const struct piece *piece, int accumulate)
 {
     const struct plan *plan = walk->plan;
     const int64_t size = plan->kernels->size, row = piece->row, column = piece->column - walk->column;
-    const int64_t along_n = plan->diagonal ? plan->w_group : plan->dw->batch;
     const int64_t c = row - piece->tap * plan->in_channels;
     const int64_t channel = plan->diagonal ? walk->channel : walk->group * plan->in_channels;
-    struct cr_step step = steps ? walk->steps[0] : (struct cr_step){0};
+    struct cr_step first;
     struct cr_tile tile = {
         .steps = walk->steps,
-        .batch = steps,
+        .batch = walk->step_count,
         .k = piece->pixels,
         .a_row = plan->x_row,
         .b_k = plan->packs_dy ? plan->kernels->columns : plan->dy->space[2],
-        .c = cr_at(plan->dw->data, walk->group * plan->w_group + walk->channel * along_n + dw_offset +
-                                       piece->tap * plan->dw->space[2] + c * plan->dw->channel, size),
+        .c = row_of_dw(walk, piece->tap, row),
         .c_row = plan->dw_row,
-        .c_column = along_n,
+        .c_column = plan->diagonal ? plan->w_group : plan->dw->batch,
         .m = (int)(piece->row_end - row),
         .n = (int)walk->channels,
         .accumulate = accumulate,
@@ -207,44 +239,107 @@ static void run_tile(const struct walk *walk, int64_t dw_offset, int64_t steps, 
         tile.a = cr_at(plan->x->data, (channel + c) * plan->x->channel + piece->source * plan->x->space[2], size);
         tile.a_k = cr_axis_source_step(&plan->axis[2]) * plan->x->space[2];
     }
-    /* Lines that go on where the one before ends, or of one pixel each and evenly apart, are one step. */
-    const int follow = walk->apart.a == tile.k * tile.a_k && walk->apart.b == tile.k * tile.b_k;
-    if (steps > 1 && walk->even && (follow || tile.k == 1)) {
-        if (tile.k == 1) {
-            tile.a_k = walk->apart.a;
-            tile.b_k = walk->apart.b;
-        }
-        tile.k *= steps;
-        tile.steps = &step;
-        tile.batch = 1;
-    }
+    join_steps(walk, &tile, &first);
     if (accumulate) prefetch_c(&tile, plan->kernels);
     (plan->diagonal ? plan->kernels->diagonal : plan->kernels->product)(&tile);
 }
 
-/* One tile of a group of taps, (td, th, tw) being its first, over the block of pixels: first the columns that all its
- * taps see, then for each tap what is left of its own, at the borders. first: nothing is in dw yet. */
-static void run_block(const struct walk *walk, int64_t dw_offset, int64_t tw, int64_t block, int64_t steps, int first)
+/* The same along pixels, added to walk->sums: `vectors` times so many pixels of a line as a tile has columns, or less
+ * than that once. An x that is the same everywhere, of strides 0, is a product's A. */
+static void add_pixels(const struct walk *walk, const struct piece *piece, int64_t vectors, int64_t pixels)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_kernels *kernels = plan->kernels;
+    const int64_t size = kernels->size, columns = kernels->columns;
+    const int64_t x_pixel = plan->x->space[2], dy_pixel = plan->dy->space[2];
+    const int64_t n = dy_pixel == 1 && (x_pixel == 0 || x_pixel == 1) ? pixels : 1;
+
+    for (int64_t lane = 0; lane < pixels; lane += n) {
+        struct cr_step first;
+        struct cr_tile tile = {
+            .a = cr_at(plan->x->data, (piece->source + lane) * x_pixel, size),
+            .b = cr_at(plan->dy->data, (piece->column + lane) * dy_pixel, size),
+            .c = cr_at(walk->sums, piece->row % plan->row_block * columns + lane, size),
+            .steps = walk->steps,
+            .batch = walk->step_count,
+            .k = vectors,
+            .a_row = plan->x_row,
+            .a_k = columns * x_pixel,
+            .b_k = columns * dy_pixel,
+            .c_row = columns,
+            .c_column = 1,
+            .m = (int)(piece->row_end - piece->row),
+            .n = (int)n,
+            .accumulate = 1,
+        };
+        join_steps(walk, &tile, &first);
+        (x_pixel ? kernels->diagonal : kernels->product)(&tile);
+    }
+}
+
+static void run_pixels(const struct walk *walk, struct piece piece)
+{
+    const int64_t columns = walk->plan->kernels->columns, vectors = piece.pixels / columns;
+
+    if (vectors) add_pixels(walk, &piece, vectors, columns);
+    piece.column += vectors * columns;
+    piece.source += vectors * columns;
+    if (piece.pixels % columns) add_pixels(walk, &piece, 1, piece.pixels % columns);
+}
+
+/* dw = or += the lanes of walk->sums, added up: a product with ones. */
+static void add_lanes(const struct walk *walk, int64_t row, int64_t row_end, int accumulate)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_step step = {0};
+    const struct cr_tile tile = {
+        .a = walk->sums,
+        .b = plan->one,
+        .c = row_of_dw(walk, row, row),
+        .steps = &step,
+        .batch = 1,
+        .k = plan->kernels->columns,
+        .a_row = plan->kernels->columns,
+        .a_k = 1,
+        .c_row = plan->dw_row,
+        .c_column = 1,
+        .m = (int)(row_end - row),
+        .n = 1,
+        .accumulate = accumulate,
+    };
+    plan->kernels->product(&tile);
+}
+
+static void run_piece(const struct walk *walk, const struct piece *piece, int accumulate)
+{
+    if (walk->plan->along_pixels)
+        run_pixels(walk, *piece);
+    else
+        run_tile(walk, piece, accumulate);
+}
+
+/* Rows [row, row_end), one tile, of the group of taps over the block of pixels: first the columns that all their taps
+ * see, then for each tap what is left of its own, at the borders. first: nothing is in dw yet. */
+static void run_rows(const struct walk *walk, int64_t row, int64_t row_end, int first)
 {
     const struct plan *plan = walk->plan;
     const struct cr_axis *width = &plan->axis[2];
     const int64_t C = plan->in_channels, end = walk->column_end, source_step = cr_axis_source_step(width);
-    const int64_t row = block * plan->row_block, row_end = cr_smaller(row + plan->row_block, plan->rows);
     const int64_t low = row / C, high = (row_end - 1) / C;
     struct piece inner = {.column = walk->column};
     int64_t source;
 
     if (high > low) { /* the highest tap leaves the image first, the lowest enters it last */
         int64_t last = walk->column, column = walk->column;
-        last += cr_axis_tap_run(width, tw + high, &last, end, &source);
-        if (cr_axis_tap_run(width, tw + low, &column, end, &source) > 0 && column < last) {
+        last += cr_axis_tap_run(width, walk->tw + high, &last, end, &source);
+        if (cr_axis_tap_run(width, walk->tw + low, &column, end, &source) > 0 && column < last) {
             inner.column = column;
             inner.pixels = last - column;
             for (inner.tap = low; inner.tap <= high; inner.tap++) {
                 inner.source = source + (inner.tap - low) * width->dilation;
                 inner.row = cr_larger(row, inner.tap * C);
                 inner.row_end = plan->even_rows ? row_end : cr_smaller(row_end, (inner.tap + 1) * C);
-                run_tile(walk, dw_offset, steps, &inner, !first);
+                run_piece(walk, &inner, !first);
                 if (plan->even_rows) break;
             }
             first = 0;
@@ -255,7 +350,7 @@ static void run_block(const struct walk *walk, int64_t dw_offset, int64_t tw, in
             .row = cr_larger(row, tap * C), .row_end = cr_smaller(row_end, (tap + 1) * C), .tap = tap};
         int64_t column = walk->column, pixels;
         int begin = first;
-        for (; (pixels = cr_axis_tap_run(width, tw + tap, &column, end, &source)) > 0; column += pixels)
+        for (; (pixels = cr_axis_tap_run(width, walk->tw + tap, &column, end, &source)) > 0; column += pixels)
             for (int side = 0; side < 2; side++) { /* before and after the inner columns */
                 const int64_t from = side ? cr_larger(column, inner.column + inner.pixels) : column;
                 const int64_t to = side ? column + pixels : cr_smaller(column + pixels, inner.column);
@@ -263,10 +358,10 @@ static void run_block(const struct walk *walk, int64_t dw_offset, int64_t tw, in
                 piece.column = from;
                 piece.pixels = to - from;
                 piece.source = source + (from - column) * source_step;
-                run_tile(walk, dw_offset, steps, &piece, !begin);
+                run_piece(walk, &piece, !begin);
                 begin = 0;
             }
-        if (begin) run_tile(walk, dw_offset, 0, &piece, 0);
+        if (begin) run_piece(walk, &piece, 0); /* of no pixels: zero */
     }
 }
 
@@ -279,10 +374,17 @@ static void run_units(struct walk *walk, int64_t unit, int64_t end, int first)
 
     while (unit < end) {
         const int64_t taps = unit / plan->blocks, group_end = cr_smaller(end, (taps + 1) * plan->blocks);
-        const int64_t td = taps / (kh * in_row), th = taps / in_row % kh, tw = taps % in_row;
-        const int64_t offset = td * dw->space[0] + th * dw->space[1] + tw * dw->space[2];
-        const int64_t steps = list_lines(walk, td, th);
-        for (; unit < group_end; unit++) run_block(walk, offset, tw, unit % plan->blocks, steps, first);
+        const int64_t td = taps / (kh * in_row), th = taps / in_row % kh;
+        walk->tw = taps % in_row;
+        walk->dw_offset = td * dw->space[0] + th * dw->space[1] + walk->tw * dw->space[2];
+        list_lines(walk, td, th);
+        for (; unit < group_end; unit++) {
+            const int64_t row = unit % plan->blocks * plan->row_block;
+            const int64_t row_end = cr_smaller(row + plan->row_block, plan->rows);
+            if (plan->along_pixels) memset(walk->sums, 0, (size_t)plan->sums_bytes);
+            run_rows(walk, row, row_end, first);
+            if (plan->along_pixels) add_lanes(walk, row, row_end, !first);
+        }
     }
 }
 
@@ -322,6 +424,7 @@ static void run_part(void *context, int part, int parts)
         .plan = plan,
         .packed_dy = workspace,
         .packed_x = workspace + plan->x_offset,
+        .sums = workspace + plan->sums_offset,
         .steps = (struct cr_step *)(void *)(workspace + plan->steps_offset),
     };
     int first = 1;
@@ -344,6 +447,8 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
     const enum cr_status status = cr_conv_check(conv);
     if (status != CR_OK) return status;
 
+    static const float one_f32 = 1;
+    static const double one_f64 = 1;
     const struct cr_kernels *kernels = cr_kernels(conv->dtype);
     const int64_t C = conv->C / conv->groups, taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2];
     const int64_t tap_step = conv->dilation[2] * x->space[2];
@@ -359,8 +464,12 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
         .panel_channels = kernels->columns,
         .lines = conv->N * conv->out[0] * conv->out[1],
         .width = conv->N ? conv->out[2] : 1, /* without images, once through, to write zeros */
-        .width_block = cr_smaller(conv->N ? conv->out[2] : 1, PIXELS),
+        .along_pixels = conv->C == 1 && conv->K == 1 && conv->stride[2] == 1 && 2 * conv->out[2] > kernels->lanes,
+        .one = conv->dtype == CR_FLOAT32 ? (const void *)&one_f32 : (const void *)&one_f64,
     };
+    const int64_t pixels = PIXELS * (plan.along_pixels ? kernels->columns : 1); /* as many to an accumulator */
+    plan.width_block = cr_smaller(plan.width, pixels);
+    plan.line_block = cr_smaller(PIXELS, pixels / plan.width_block);
     for (int axis = 0; axis < 3; axis++) cr_axis_open(&plan.axis[axis], conv, axis, 0);
 
     /* Few channels fill a tile together with the taps of a row: all at once if those are evenly apart in x and in dw.
@@ -378,10 +487,10 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
     plan.vector_channels = plan.diagonal ? conv->groups : plan.out_channels;
     plan.panels_of_group = cr_ceil_div(plan.vector_channels, plan.panel_channels);
     plan.panels = plan.panels_of_group * (plan.diagonal ? 1 : conv->groups);
-    plan.line_block = PIXELS / plan.width_block;
     /* Packed, a line of the panel is next to the line before; worth a copy where it is read several times. Of x that is
      * so for a kernel of one tap: of others, each tap would need a copy of its own. */
-    plan.packs_dy = !plan.diagonal && (dy->channel != 1 || (plan.panels_of_group > 1 && plan.units > 4));
+    plan.packs_dy = !plan.diagonal && !plan.along_pixels &&
+                    (dy->channel != 1 || (plan.panels_of_group > 1 && plan.units > 4));
     plan.packs_x = taps == 1 && conv->groups == 1 && plan.panels_of_group > 4;
     const int64_t tile_of_x = (int64_t)PIXELS * plan.row_block * kernels->size;
     const int64_t chunk = plan.packs_x ? cr_larger(1, PACKED_X_BYTES / tile_of_x) : plan.units;
@@ -394,7 +503,9 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
     plan.batch = cr_smaller(plan.panels_of_group, BATCH_BYTES / (plan.panel_elements * kernels->size));
     plan.x_offset = plan.packs_dy ? plan.batch * plan.panel_elements * kernels->size : 0;
     plan.steps_offset = plan.x_offset + cr_ceil_div(plan.packs_x ? plan.chunk * tile_of_x : 0, 64) * 64;
-    plan.part_bytes = plan.steps_offset + cr_ceil_div(plan.line_block * (int64_t)sizeof(struct cr_step), 64) * 64;
+    plan.sums_offset = plan.steps_offset + cr_ceil_div(plan.line_block * (int64_t)sizeof(struct cr_step), 64) * 64;
+    plan.sums_bytes = plan.along_pixels ? plan.row_block * kernels->columns * kernels->size : 0;
+    plan.part_bytes = plan.sums_offset + plan.sums_bytes;
     plan.workspace = cr_allocate(parts * plan.part_bytes);
     if (!plan.workspace) return CR_OUT_OF_MEMORY;
     cr_parallel(parts, run_part, &plan);

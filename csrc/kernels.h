@@ -12,6 +12,7 @@
  *     conv backward_data                   the same two, of dy and w with C and K exchanged
  *     the same by Winograd, at a point     product   x, evaluated: tiles x C w, evaluated: C x K  tiles x K
  *     conv backward_weights                product   x: C x pixels           dy, packed: pixels x K    dw: C x K
+ *     the same, of one channel             diagonal  x: taps x pixels        dy: 1 x pixels          lanes of dw
  *     conv backward_bias                   product   1 (strides 0)           dy, packed           db: 1 x K
  *     recurrent, input part                product   x: (T, B) x I        w_ih: I x G*H        gates: (T, B) x G*H
  *     recurrent, step t                    product   h[t-1]: B x R           w_hh: R x G*H           gates: B x G*H

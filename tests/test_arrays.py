@@ -36,6 +36,8 @@ CALLS = {
     "avg_pool2d": (cr.avg_pool2d, {"x": numbers(2, 6, 9, 5)}, {"size": (2, 3), "stride": 2}),
     "conv2d_backward": (cr.conv2d_backward, {"dy": numbers(2, 2, 8, 17), "x": numbers(2, 6, 9, 3),
                                              "w": numbers(3, 2, 3, 17)}, {"stride": (2, 1)}),
+    "conv2d_backward one channel": (cr.conv2d_backward, {"dy": numbers(2, 6, 37, 1), "x": numbers(2, 6, 37, 1),
+                                                         "w": numbers(3, 3, 1, 1)}, {"padding": 1}),
     "conv2d_backward depthwise": (cr.conv2d_backward, {"dy": numbers(2, 6, 9, 19), "x": numbers(2, 6, 9, 19),
                                                        "w": numbers(3, 3, 1, 19)}, {"groups": 19, "padding": 1}),
     "conv2d_backward flipped": (cr.conv2d_backward, {"dy": numbers(2, 4, 8, 6), "x": numbers(2, 6, 9, 4),

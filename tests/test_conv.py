@@ -57,13 +57,16 @@ SHAPES = [
     "n1c17h14w200k17_11x1_g17_s2",
     # panels of dy, packed in batches, and chunks of x under them
     "n1c60w6k300_1", "n1c560w2k150_1", "n1c120w4k300_1_g2", "n1c36h3w3k150_2x2", "n2c20h2w70k70_1x2",
+    # one channel, pixels as vectors
+    "n2c1d3h5w40k1_2x3x5_p1_d1x2x2", "n1c1h6w70k1_3x16_p2_wrap", "n2c1h40w41k1_2x2_s3x1", "n1c1h3w700k1_1x30_p29",
     # no images
-    "n0c3w9k4_3", "n0c3h7w6k4_3x2_s2_p1", "n0c4h7w6k4_3x2_g4_p1_wrap",
+    "n0c3w9k4_3", "n0c1w40k1_3", "n0c3h7w6k4_3x2_s2_p1", "n0c4h7w6k4_3x2_g4_p1_wrap",
 ]
 SHAPES += [f"n1c2w7k{size}_3" for size in SIZES]
 SHAPES += [f"n1c{size}w7k2_3" for size in SIZES]
 SHAPES += [f"n2c2w{size + 2}k3_3" for size in SIZES]
 SHAPES += [f"n1c2h{height}w{width}k9_1x1" for height, width in ((7, 2), (3, 14), (5, 13), (2, 64))]
+SHAPES += [f"n2c1h3w{size}k1_2x3_p1" for size in SIZES]
 SHAPES += [f"n1c{size}w5k{size}_2_g{size}" for size in SIZES]
 
 

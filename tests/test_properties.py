@@ -186,7 +186,7 @@ LARGE = {
     "conv": ["n3c16h30w31k33_3x3_p1", "n1c8h120w40k24_3x3", "n2c64w500k8_5_s2", "n4c32h20w20k32_3x3_g32_p1",
              "n1c4d9h20w21k12_3x3x3_p1", "n2c12h25w24k10_3x3_g2_p4_wrap", "n64c3h9w9k5_3x3", "n1c200h5w5k210_3x3_p1",
              "n2c5h60w61k1_1x1", "n9c48h30w30k72_3x3_p1", "n2c40h50w50k40_5x5_g40_p2", "n2c3h90w80k32_5x5_s2_p2",
-             "n1c80h30w20k300_1x1", "n1c100w90k500_3_g2"],
+             "n1c80h30w20k300_1x1", "n1c100w90k500_3_g2", "n2c1h130w140k1_11x9_p5"],
     "conv_transpose": ["n2c24h20w21k16_4x4_s2_p1_o0", "n3c16w300k16_5_s3_o2", "n2c32h20w20k32_3x3_g32_o0"],
     "max_pool": ["n4c32h40w41_3x3_s2_p1", "n2c64w3000_2"],
     "avg_pool": ["n4c32h40w41_3x3_s2_p1", "n2c64w3000_2"],
