@@ -4,7 +4,8 @@
  * dy[pixel, k]. Where channels are few, the taps of a kernel row are rows of that product too. Pixels are added in
  * blocks of the same size for any number of threads, within a block into one accumulator (of a border column, another)
  * and the blocks one after the other, so the rounding error of n terms grows with the square root of PIXELS and of
- * n / PIXELS, not of n. Threads share out disjoint parts of dw.
+ * n / PIXELS, not of n. Threads share out disjoint parts of dw, or, where it is small, of the sums of segments of
+ * lines, which are as many for any number of threads and are added up in their order.
  *
  * Where x and dy have one channel each, vectors run along the pixels of a line, and their lanes are added up at the
  * end. That is a matter of shape alone: of strided arrays each lane is a tile of its own, with the same sum. */
@@ -17,9 +18,12 @@
  * packed anew for each chunk of them: 256 KiB and 1 MiB are 10 to 17 % faster than 512 KiB each. */
 enum { PIXELS = 512, PACKED_X_BYTES = 1088 * 1024, BATCH_BYTES = 256 * 1024 };
 
+/* Fewer tiles than FEW, of a dw of so many elements, are summed in segments until there are SHARES of them. */
+enum { FEW = 8, SHARES = 16, SEGMENT_ELEMENTS = 1024 };
+
 struct plan {
     const struct cr_kernels *kernels;
-    const struct cr_tensor *dy, *x, *dw;
+    const struct cr_tensor *dy, *x, *dw; /* dw: the caller's, or segment_dw */
     struct cr_axis axis[3];
     int diagonal, packs_dy, packs_x;
     int64_t in_channels, out_channels; /* of a group */
@@ -34,6 +38,10 @@ struct plan {
     int64_t x_row, dw_row;            /* how far */
     int64_t units, chunk;             /* of a panel, tiles of a group of taps; those walked at a time */
     int64_t lines, line_block, width, width_block; /* (image, depth, height) and columns of dy; of a block */
+    int64_t line_blocks;              /* of all lines; of them, segments take an equal share each */
+    int segments;
+    struct cr_tensor segment_dw;      /* if more than one: the sums of the first, and */
+    int64_t segment_elements;         /* how far apart they are */
     char *workspace;
     int64_t part_bytes, steps_offset, x_offset, sums_offset, sums_bytes;
     const void *one; /* the number, of the dtype */
@@ -47,7 +55,7 @@ struct walk {
     void *packed_dy, *panel, *packed_x;         /* the batch of panels, the one of them at work, tiles of x */
     void *sums;                                 /* along pixels: [row][columns of a tile], of a tile */
     int64_t group, channel, channels;          /* the panel: dy's channels [channel, channel + channels) of a group */
-    int64_t line, line_end, column, column_end; /* the block of pixels */
+    int64_t segment, line, line_end, column, column_end; /* the block of pixels */
     int64_t chunk;                              /* the first unit of the chunk */
     struct cr_step apart;                       /* from each step to the next, if that is even */
     int even;
@@ -204,8 +212,9 @@ static void *row_of_dw(const struct walk *walk, int64_t tap, int64_t row)
 {
     const struct plan *plan = walk->plan;
     const int64_t along_n = plan->diagonal ? plan->w_group : plan->dw->batch;
-    return cr_at(plan->dw->data, walk->group * plan->w_group + walk->channel * along_n + walk->dw_offset +
-                                     tap * plan->dw->space[2] + (row - tap * plan->in_channels) * plan->dw->channel,
+    return cr_at(plan->dw->data, walk->segment * plan->segment_elements + walk->group * plan->w_group +
+                                     walk->channel * along_n + walk->dw_offset + tap * plan->dw->space[2] +
+                                     (row - tap * plan->in_channels) * plan->dw->channel,
                  plan->kernels->size);
 }
 
@@ -414,11 +423,31 @@ static void run_chunk(struct walk *walk, int64_t start, int64_t end, int first)
     }
 }
 
+/* The lines of the walk's segment, for what of it is the part's, [start, end) of panels times units. Once through even
+ * where there are no lines, N = 0: dw is zero then. */
+static void run_segment(struct walk *walk, int64_t start, int64_t end)
+{
+    const struct plan *plan = walk->plan;
+    const int64_t line_end = cr_smaller(
+        plan->lines, cr_cut(plan->line_blocks, (int)walk->segment + 1, plan->segments) * plan->line_block);
+    int first = 1;
+
+    walk->line = cr_cut(plan->line_blocks, (int)walk->segment, plan->segments) * plan->line_block;
+    for (; first || walk->line < line_end; walk->line = walk->line_end) {
+        walk->line_end = cr_smaller(walk->line + plan->line_block, line_end);
+        for (walk->column = 0; walk->column < plan->width; walk->column = walk->column_end) {
+            walk->column_end = cr_smaller(walk->column + plan->width_block, plan->width);
+            for (walk->chunk = 0; walk->chunk < plan->units; walk->chunk += plan->chunk)
+                run_chunk(walk, start, end, first);
+            first = 0;
+        }
+    }
+}
+
 static void run_part(void *context, int part, int parts)
 {
     const struct plan *plan = context;
-    const int64_t start = cr_cut(plan->panels * plan->units, part, parts);
-    const int64_t end = cr_cut(plan->panels * plan->units, part + 1, parts);
+    const int64_t units = plan->panels * plan->units, end = cr_cut(plan->segments * units, part + 1, parts);
     char *workspace = plan->workspace + part * plan->part_bytes;
     struct walk walk = {
         .plan = plan,
@@ -427,88 +456,148 @@ static void run_part(void *context, int part, int parts)
         .sums = workspace + plan->sums_offset,
         .steps = (struct cr_step *)(void *)(workspace + plan->steps_offset),
     };
-    int first = 1;
 
-    /* Once through even where there are no lines, N = 0: dw is zero then. */
-    for (; first || walk.line < plan->lines; walk.line = walk.line_end) {
-        walk.line_end = cr_smaller(walk.line + plan->line_block, plan->lines);
-        for (walk.column = 0; walk.column < plan->width; walk.column = walk.column_end) {
-            walk.column_end = cr_smaller(walk.column + plan->width_block, plan->width);
-            for (walk.chunk = 0; walk.chunk < plan->units; walk.chunk += plan->chunk)
-                run_chunk(&walk, start, end, first);
-            first = 0;
-        }
+    for (int64_t unit = cr_cut(plan->segments * units, part, parts), last; unit < end; unit = last) {
+        walk.segment = unit / units;
+        last = cr_smaller(end, (walk.segment + 1) * units);
+        run_segment(&walk, unit - walk.segment * units, last - walk.segment * units);
     }
+}
+
+/* dw = the sum over segments, in their order. */
+static void add_segments(const struct plan *plan, const struct cr_conv *conv, const struct cr_tensor *dw)
+{
+    const int64_t size = plan->kernels->size, *kernel = conv->kernel;
+    void *sums = plan->segment_dw.data;
+    int64_t from = 0;
+
+    for (int64_t segment = 1; segment < plan->segments; segment++)
+        plan->kernels->add(plan->segment_elements, cr_at(sums, segment * plan->segment_elements, size), sums);
+    const int64_t run = dw->batch == 1 ? conv->K : 1;
+    for (int64_t d = 0; d < kernel[0]; d++)
+        for (int64_t h = 0; h < kernel[1]; h++)
+            for (int64_t w = 0; w < kernel[2]; w++)
+                for (int64_t c = 0; c < plan->in_channels; c++)
+                    for (int64_t k = 0; k < conv->K; k += run, from += run)
+                        memcpy(cr_at(dw->data, k * dw->batch + c * dw->channel + d * dw->space[0] +
+                                                   h * dw->space[1] + w * dw->space[2], size),
+                               cr_at(sums, from, size), (size_t)(run * size));
+}
+
+/* ---- the plan ---- */
+
+/* What rows and columns of the products are. */
+static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
+{
+    const struct cr_kernels *kernels = plan->kernels;
+    const struct cr_tensor *dy = plan->dy, *x = plan->x;
+    const int64_t C = conv->C / conv->groups, taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2];
+
+    plan->diagonal = conv->groups > 1 && conv->groups == conv->C && conv->C == conv->K && x->channel == 1 &&
+                     dy->channel == 1;
+    plan->along_pixels = conv->C == 1 && conv->K == 1 && conv->stride[2] == 1 && 2 * conv->out[2] > kernels->lanes;
+    plan->in_channels = C;
+    plan->out_channels = conv->K / conv->groups;
+    /* Few channels fill a tile together with the taps of a row. That they share a tile is a matter of shape alone, for
+     * the sake of the order of summation. */
+    plan->joined = C < kernels->rows && conv->pad_mode == CR_PAD_CONSTANT ? conv->kernel[2] : 1;
+    plan->rows = plan->joined * C;
+    plan->blocks = cr_ceil_div(plan->rows, kernels->rows);
+    plan->row_block = cr_ceil_div(plan->rows, plan->blocks);
+    plan->units = taps / plan->joined * plan->blocks;
+
+    plan->panel_channels = kernels->columns;
+    plan->vector_channels = plan->diagonal ? conv->groups : plan->out_channels;
+    plan->panels_of_group = cr_ceil_div(plan->vector_channels, plan->panel_channels);
+    plan->panels = plan->panels_of_group * (plan->diagonal ? 1 : conv->groups);
+}
+
+/* The blocks of pixels, and the segments of lines: if there are few tiles, and small ones, so that threads would have
+ * little to share out and each would read all of x and dy, each segment has sums of its own. */
+static void plan_pixels(struct plan *plan, const struct cr_conv *conv, const struct cr_tensor *dw)
+{
+    const struct cr_kernels *kernels = plan->kernels;
+    const int64_t taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2], tiles = plan->panels * plan->units;
+    const int64_t pixels = PIXELS * (plan->along_pixels ? kernels->columns : 1); /* as many to an accumulator */
+
+    plan->lines = conv->N * conv->out[0] * conv->out[1];
+    plan->width = conv->N ? conv->out[2] : 1; /* without images, once through, to write zeros */
+    plan->width_block = cr_smaller(plan->width, pixels);
+    plan->line_block = cr_smaller(PIXELS, pixels / plan->width_block);
+    plan->line_blocks = cr_ceil_div(plan->lines, plan->line_block);
+
+    plan->segments = 1;
+    plan->segment_elements = 0;
+    if (tiles < FEW && taps * plan->in_channels * conv->K <= SEGMENT_ELEMENTS)
+        plan->segments = (int)cr_larger(1, cr_smaller(plan->line_blocks, cr_ceil_div(SHARES, tiles)));
+    plan->dw = dw;
+    if (plan->segments > 1) { /* [segment][tap][in-channel][out-channel] */
+        const int64_t K = conv->K, row = conv->kernel[2] * plan->in_channels * K;
+        plan->segment_elements = taps * plan->in_channels * K;
+        plan->segment_dw = (struct cr_tensor){.batch = 1, .channel = K,
+                                              .space = {conv->kernel[1] * row, row, plan->in_channels * K}};
+        plan->dw = &plan->segment_dw;
+    }
+    plan->w_group = plan->out_channels * plan->dw->batch;
+}
+
+/* What is packed, how rows lie in x and in dw, and the workspace that a part needs for that. */
+static void plan_operands(struct plan *plan, const struct cr_conv *conv)
+{
+    const struct cr_kernels *kernels = plan->kernels;
+    const struct cr_tensor *dy = plan->dy, *x = plan->x, *dw = plan->dw;
+    const int64_t C = plan->in_channels, taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2];
+    const int64_t tap_step = conv->dilation[2] * x->space[2];
+
+    /* Packed, a line of the panel is next to the line before; worth a copy where it is read several times. Of x that is
+     * so for a kernel of one tap: of others, each tap would need a copy of its own. */
+    plan->packs_dy = !plan->diagonal && !plan->along_pixels &&
+                     (dy->channel != 1 || (plan->panels_of_group > 1 && plan->units > 4));
+    plan->packs_x = taps == 1 && conv->groups == 1 && plan->panels_of_group > 4;
+    plan->even_rows = C == 1 || (conv->groups == 1 && tap_step == C * x->channel && dw->space[2] == C * dw->channel);
+    plan->x_row = plan->packs_x ? 1 : C == 1 ? tap_step : x->channel;
+    plan->dw_row = C == 1 ? dw->space[2] : dw->channel;
+    const int64_t tile_of_x = (int64_t)PIXELS * plan->row_block * kernels->size;
+    const int64_t chunk = plan->packs_x ? cr_larger(1, PACKED_X_BYTES / tile_of_x) : plan->units;
+    plan->chunk = cr_ceil_div(plan->units, cr_ceil_div(plan->units, chunk));
+    plan->panel_elements = (int64_t)PIXELS * kernels->columns;
+    plan->batch = cr_smaller(plan->panels_of_group, BATCH_BYTES / (plan->panel_elements * kernels->size));
+
+    plan->x_offset = plan->packs_dy ? plan->batch * plan->panel_elements * kernels->size : 0;
+    plan->steps_offset = plan->x_offset + cr_ceil_div(plan->packs_x ? plan->chunk * tile_of_x : 0, 64) * 64;
+    plan->sums_offset = plan->steps_offset + cr_ceil_div(plan->line_block * (int64_t)sizeof(struct cr_step), 64) * 64;
+    plan->sums_bytes = plan->along_pixels ? plan->row_block * kernels->columns * kernels->size : 0;
+    plan->part_bytes = plan->sums_offset + cr_ceil_div(plan->sums_bytes, 64) * 64;
 }
 
 enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct cr_tensor *dy,
                                         const struct cr_tensor *x, const struct cr_tensor *dw)
 {
+    static const float one_f32 = 1;
+    static const double one_f64 = 1;
     const enum cr_status status = cr_conv_check(conv);
     if (status != CR_OK) return status;
 
-    static const float one_f32 = 1;
-    static const double one_f64 = 1;
-    const struct cr_kernels *kernels = cr_kernels(conv->dtype);
-    const int64_t C = conv->C / conv->groups, taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2];
-    const int64_t tap_step = conv->dilation[2] * x->space[2];
     struct plan plan = {
-        .kernels = kernels,
+        .kernels = cr_kernels(conv->dtype),
         .dy = dy,
         .x = x,
-        .dw = dw,
-        .diagonal = conv->groups > 1 && conv->groups == conv->C && conv->C == conv->K && x->channel == 1 &&
-                    dy->channel == 1,
-        .in_channels = C,
-        .out_channels = conv->K / conv->groups,
-        .panel_channels = kernels->columns,
-        .lines = conv->N * conv->out[0] * conv->out[1],
-        .width = conv->N ? conv->out[2] : 1, /* without images, once through, to write zeros */
-        .along_pixels = conv->C == 1 && conv->K == 1 && conv->stride[2] == 1 && 2 * conv->out[2] > kernels->lanes,
         .one = conv->dtype == CR_FLOAT32 ? (const void *)&one_f32 : (const void *)&one_f64,
     };
-    const int64_t pixels = PIXELS * (plan.along_pixels ? kernels->columns : 1); /* as many to an accumulator */
-    plan.width_block = cr_smaller(plan.width, pixels);
-    plan.line_block = cr_smaller(PIXELS, pixels / plan.width_block);
     for (int axis = 0; axis < 3; axis++) cr_axis_open(&plan.axis[axis], conv, axis, 0);
+    plan_tiles(&plan, conv);
+    plan_pixels(&plan, conv, dw);
+    plan_operands(&plan, conv);
 
-    /* Few channels fill a tile together with the taps of a row: all at once if those are evenly apart in x and in dw.
-     * That they share a tile is a matter of shape alone, for the sake of the order of summation. */
-    plan.joined = C < kernels->rows && conv->pad_mode == CR_PAD_CONSTANT ? conv->kernel[2] : 1;
-    plan.even_rows = C == 1 || (conv->groups == 1 && tap_step == C * x->channel && dw->space[2] == C * dw->channel);
-    plan.x_row = C == 1 ? tap_step : x->channel;
-    plan.dw_row = C == 1 ? dw->space[2] : dw->channel;
-    plan.rows = plan.joined * C;
-    plan.blocks = cr_ceil_div(plan.rows, kernels->rows);
-    plan.row_block = cr_ceil_div(plan.rows, plan.blocks);
-    plan.units = taps / plan.joined * plan.blocks;
-
-    plan.w_group = plan.out_channels * dw->batch;
-    plan.vector_channels = plan.diagonal ? conv->groups : plan.out_channels;
-    plan.panels_of_group = cr_ceil_div(plan.vector_channels, plan.panel_channels);
-    plan.panels = plan.panels_of_group * (plan.diagonal ? 1 : conv->groups);
-    /* Packed, a line of the panel is next to the line before; worth a copy where it is read several times. Of x that is
-     * so for a kernel of one tap: of others, each tap would need a copy of its own. */
-    plan.packs_dy = !plan.diagonal && !plan.along_pixels &&
-                    (dy->channel != 1 || (plan.panels_of_group > 1 && plan.units > 4));
-    plan.packs_x = taps == 1 && conv->groups == 1 && plan.panels_of_group > 4;
-    const int64_t tile_of_x = (int64_t)PIXELS * plan.row_block * kernels->size;
-    const int64_t chunk = plan.packs_x ? cr_larger(1, PACKED_X_BYTES / tile_of_x) : plan.units;
-    plan.chunk = cr_ceil_div(plan.units, cr_ceil_div(plan.units, chunk));
-    if (plan.packs_x) plan.x_row = 1;
-
-    const double operations = (double)plan.lines * (double)plan.width * (double)taps * (double)C * (double)conv->K;
-    const int parts = (int)cr_smaller(cr_parts(operations), plan.panels * plan.units);
-    plan.panel_elements = (int64_t)PIXELS * kernels->columns;
-    plan.batch = cr_smaller(plan.panels_of_group, BATCH_BYTES / (plan.panel_elements * kernels->size));
-    plan.x_offset = plan.packs_dy ? plan.batch * plan.panel_elements * kernels->size : 0;
-    plan.steps_offset = plan.x_offset + cr_ceil_div(plan.packs_x ? plan.chunk * tile_of_x : 0, 64) * 64;
-    plan.sums_offset = plan.steps_offset + cr_ceil_div(plan.line_block * (int64_t)sizeof(struct cr_step), 64) * 64;
-    plan.sums_bytes = plan.along_pixels ? plan.row_block * kernels->columns * kernels->size : 0;
-    plan.part_bytes = plan.sums_offset + plan.sums_bytes;
-    plan.workspace = cr_allocate(parts * plan.part_bytes);
+    const double operations = (double)plan.lines * (double)plan.width * (double)plan.rows *
+                              (double)(plan.units / plan.blocks) * (double)conv->K;
+    const int parts = (int)cr_smaller(cr_parts(operations), plan.segments * plan.panels * plan.units);
+    const int64_t sums_bytes = plan.segments > 1 ? plan.segments * plan.segment_elements * plan.kernels->size : 0;
+    plan.workspace = cr_allocate(parts * plan.part_bytes + sums_bytes);
     if (!plan.workspace) return CR_OUT_OF_MEMORY;
+    plan.segment_dw.data = plan.workspace + parts * plan.part_bytes;
     cr_parallel(parts, run_part, &plan);
+    if (plan.segments > 1) add_segments(&plan, conv, dw);
     cr_release(plan.workspace);
     return CR_OK;
 }

@@ -57,6 +57,8 @@ SHAPES = [
     "n1c17h14w200k17_11x1_g17_s2",
     # panels of dy, packed in batches, and chunks of x under them
     "n1c60w6k300_1", "n1c560w2k150_1", "n1c120w4k300_1_g2", "n1c36h3w3k150_2x2", "n2c20h2w70k70_1x2",
+    # small kernels, lines summed in segments
+    "n2c2h61w20k3_3x3_p1", "n2c10h40w50k10_1x3_g10_s1x2", "n30c1d3h5w9k20_2x3x3", "n700c1h1w1k20_1x1",
     # one channel, pixels as vectors
     "n2c1d3h5w40k1_2x3x5_p1_d1x2x2", "n1c1h6w70k1_3x16_p2_wrap", "n2c1h40w41k1_2x2_s3x1", "n1c1h3w700k1_1x30_p29",
     # no images
