@@ -405,7 +405,7 @@ def conv_forward(Geometry geometry, cnp.ndarray x, cnp.ndarray w, cnp.ndarray b,
 
 
 def conv_prepared_size(Geometry geometry, cnp.ndarray w):
-    """The bytes of w for conv_forward_prepared; 0 where the algorithm is direct."""
+    """The bytes of w for conv_forward_prepared."""
     cdef _c.cr_conv conv = geometry.conv_of(w)
     cdef int64_t size
     check(_c.cr_conv_prepared_size(&conv, &size))
@@ -413,15 +413,13 @@ def conv_prepared_size(Geometry geometry, cnp.ndarray w):
 
 
 def conv_prepare(Geometry geometry, cnp.ndarray w):
-    """w for conv_forward_prepared, aligned to 64 bytes; None where the algorithm is direct."""
+    """w for conv_forward_prepared, aligned to 64 bytes."""
     cdef _c.cr_conv conv = geometry.conv_of(w)
     cdef _c.cr_tensor tw = geometry.kernel(w)
     cdef cnp.ndarray prepared
     cdef void *data
     cdef _c.cr_status status
     size = conv_prepared_size(geometry, w)
-    if size == 0:
-        return None
     prepared = np.empty(size + 63, np.uint8)
     prepared = prepared[-prepared.ctypes.data % 64:][:size]
     data = cnp.PyArray_DATA(prepared)

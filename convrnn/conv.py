@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .arguments import ExplicitPadding, Padding, PerAxis
 
-    PreparedWeights = dict[tuple[int, str], np.ndarray | None]
+    PreparedWeights = dict[tuple[int, str], np.ndarray]
 
     # dx, dw, db. None where not needed, but Any says so: what was asked for is there, and need not be checked for None.
     Gradients = tuple[np.ndarray | Any, np.ndarray | Any, np.ndarray | Any]
@@ -79,17 +79,16 @@ def _conv(rank: int, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, stride: Pe
     y = geometry.new_output(x) if out is None else as_output(out, geometry.y_shape, x.dtype, given)
     if flip is not False:
         w = _oriented(w, rank, layout, flip)
-    weights = None if prepared is None else _prepared(prepared, geometry, w)
-    if weights is None:
+    if prepared is None:
         _core.conv_forward(geometry, x, w, b, y, fused)
     else:
-        _core.conv_forward_prepared(geometry, x, weights, b, y, fused)
+        _core.conv_forward_prepared(geometry, x, _prepared(prepared, geometry, w), b, y, fused)
     return y if out is None else out
 
 
-def _prepared(prepared: PreparedWeights, geometry: _core.Geometry, w: np.ndarray) -> np.ndarray | None:
-    """w as Winograd's algorithm takes it, from what prepared keeps or into it; None where the algorithm is direct."""
-    key = _core.conv_prepared_size(geometry, w), _core.isa()  # sizes of tiles have sizes of their own
+def _prepared(prepared: PreparedWeights, geometry: _core.Geometry, w: np.ndarray) -> np.ndarray:
+    """w as the algorithm takes it, from what prepared keeps or into it."""
+    key = _core.conv_prepared_size(geometry, w), _core.isa()  # algorithms and sizes of tiles have sizes of their own
     if key not in prepared:
         prepared[key] = _core.conv_prepare(geometry, w)
     return prepared[key]

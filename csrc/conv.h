@@ -88,7 +88,13 @@ struct cr_gather {
     enum cr_activation activation;
 };
 
-CR_HIDDEN enum cr_status cr_gather(const struct cr_gather *gather);
+/* prepared: the panels that cr_gather_prepare has written; gather's w is not read then. NULL: w is read in the call. */
+CR_HIDDEN enum cr_status cr_gather(const struct cr_gather *gather, const void *prepared);
+
+/* Bytes of prepared weights, -1 where they do not fit 63 bits; the weights. They depend on gather's dtype, groups,
+ * channels and kernel, and on the instruction set, alone. */
+CR_HIDDEN int64_t cr_gather_prepared_bytes(const struct cr_gather *gather);
+CR_HIDDEN void cr_gather_prepare(const struct cr_gather *gather, void *prepared);
 
 /* ------------------------------------------------------------------------------------------------ winograd ---- */
 

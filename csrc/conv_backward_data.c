@@ -29,7 +29,7 @@ enum cr_status cr_conv_backward_data(const struct cr_conv *conv, const struct cr
     for (int axis = 0; axis < 3 && status == CR_OK; axis++)
         status = cr_axis_open(&gather.axis[axis], conv, axis, 1);
     if (status == CR_OK)
-        status = cr_conv_choice(conv) == CR_WINOGRAD ? cr_winograd(&gather, NULL) : cr_gather(&gather);
+        status = cr_conv_choice(conv) == CR_WINOGRAD ? cr_winograd(&gather, NULL) : cr_gather(&gather, NULL);
     for (int axis = 0; axis < 3; axis++) cr_axis_close(&gather.axis[axis]);
     return status;
 }

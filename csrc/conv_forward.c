@@ -1,4 +1,6 @@
-/* Convolution, forward: y = act(b + w * x); and with weights prepared for Winograd's algorithm. */
+/* Convolution, forward: y = act(b + w * x); and with prepared weights. */
+#include <string.h>
+
 #include "conv.h"
 
 static struct cr_gather gather_of(const struct cr_conv *conv, const struct cr_tensor *x, const struct cr_tensor *w,
@@ -28,19 +30,23 @@ enum cr_status cr_conv_forward(const struct cr_conv *conv, const struct cr_tenso
     if (status != CR_OK) return status;
 
     const struct cr_gather gather = gather_of(conv, x, w, b, y);
-    return cr_conv_choice(conv) == CR_WINOGRAD ? cr_winograd(&gather, NULL) : cr_gather(&gather);
+    return cr_conv_choice(conv) == CR_WINOGRAD ? cr_winograd(&gather, NULL) : cr_gather(&gather, NULL);
 }
 
 /* In place of the weights where they are not looked at. */
 static const struct cr_tensor absent;
 
-static enum cr_status check_prepared(const struct cr_conv *conv)
+/* What stands before prepared weights and says what they were made for; cache lines, as they are aligned to one. */
+struct label {
+    int64_t words[16];
+};
+
+static struct label label_of(const struct cr_conv *conv)
 {
-    const enum cr_status status = cr_conv_check(conv);
-    if (status == CR_OK && cr_conv_choice(conv) != CR_WINOGRAD)
-        return cr_fail(CR_INVALID_ARGUMENT, "weights are prepared for algorithm winograd, but this convolution takes "
-                                            "direct");
-    return status;
+    const struct cr_kernels *kernels = cr_kernels(conv->dtype);
+    const int64_t m = cr_conv_choice(conv) == CR_WINOGRAD ? cr_winograd_outputs(conv->out[1], conv->out[2]) : 1;
+    return (struct label){{0x6372636f6e767731, conv->dtype, kernels->columns, kernels->lanes, m, conv->groups, conv->C,
+                           conv->K, conv->kernel[0], conv->kernel[1], conv->kernel[2]}};
 }
 
 enum cr_status cr_conv_prepared_size(const struct cr_conv *conv, int64_t *bytes)
@@ -49,28 +55,42 @@ enum cr_status cr_conv_prepared_size(const struct cr_conv *conv, int64_t *bytes)
     if (status != CR_OK) return status;
 
     const struct cr_gather gather = gather_of(conv, NULL, &absent, NULL, NULL);
-    const int64_t size = cr_conv_choice(conv) == CR_WINOGRAD ? cr_winograd_prepared_bytes(&gather) : 0;
-    if (size < 0) return cr_fail(CR_OVERFLOW, "the size of the prepared weights does not fit 63 bits");
-    *bytes = size;
+    const int64_t size = cr_conv_choice(conv) == CR_WINOGRAD ? cr_winograd_prepared_bytes(&gather)
+                                                             : cr_gather_prepared_bytes(&gather);
+    if (size < 0 || cr_multiply_add(size, 1, sizeof(struct label), bytes))
+        return cr_fail(CR_OVERFLOW, "the size of the prepared weights does not fit 63 bits");
     return CR_OK;
 }
 
 enum cr_status cr_conv_prepare(const struct cr_conv *conv, const struct cr_tensor *w, void *prepared)
 {
-    const enum cr_status status = check_prepared(conv);
+    enum cr_status status = cr_conv_check(conv);
     if (status != CR_OK) return status;
 
     const struct cr_gather gather = gather_of(conv, NULL, w, NULL, NULL);
-    return cr_winograd_prepare(&gather, prepared);
+    const struct label label = label_of(conv);
+    void *const weights = (char *)prepared + sizeof label;
+    if (cr_conv_choice(conv) == CR_WINOGRAD)
+        status = cr_winograd_prepare(&gather, weights);
+    else
+        cr_gather_prepare(&gather, weights);
+    if (status == CR_OK) memcpy(prepared, &label, sizeof label);
+    return status;
 }
 
 enum cr_status cr_conv_forward_prepared(const struct cr_conv *conv, const struct cr_tensor *x, const void *prepared,
                                         const void *b, const struct cr_tensor *y)
 {
-    const enum cr_status status = check_prepared(conv);
+    const enum cr_status status = cr_conv_check(conv);
     if (status != CR_OK) return status;
     if (!prepared) return cr_fail(CR_INVALID_ARGUMENT, "prepared must not be NULL");
 
     const struct cr_gather gather = gather_of(conv, x, &absent, b, y);
-    return cr_winograd(&gather, prepared);
+    const struct label label = label_of(conv);
+    const void *const weights = (const char *)prepared + sizeof label;
+    if (memcmp(prepared, &label, sizeof label) != 0)
+        return cr_fail(CR_INVALID_ARGUMENT,
+                       "the prepared weights are of another convolution, dtype, algorithm, size of image or "
+                       "instruction set");
+    return cr_conv_choice(conv) == CR_WINOGRAD ? cr_winograd(&gather, weights) : cr_gather(&gather, weights);
 }

@@ -4,10 +4,13 @@
  * strips along its borders. In a rectangle the taps are one list of steps for the tile, so neither padding nor the
  * stride phases cost a multiplication. Three ways to hold a part of y in a tile:
  *
- *     CHANNELS   m pixels x n channels of y; w comes from a packed panel
- *     PIXELS     m channels of y x n pixels of a row, for few channels; w is read where it lies; a border column,
- *                narrower than a vector, goes by CHANNELS
- *     DIAGONAL   m pixels x n channels of a depthwise convolution; w comes from a packed panel
+ *     CHANNELS   m pixels x n channels of y
+ *     PIXELS     m channels of y x n pixels of a row, for few channels; a border column, narrower than a vector, goes
+ *                by CHANNELS
+ *     DIAGONAL   m pixels x n channels of a depthwise convolution
+ *
+ * w comes from panels of n channels of y, which serve all three: packed in the call, where that pays, or once for many
+ * (cr_conv_prepare), [panel][chunk of taps][chunk of in-channels][tap][c][n].
  *
  * x is read where it lies, or, where its layout does not suit the tile and enough is done with it, from a transposed
  * copy of the band of rows at work.
@@ -33,12 +36,17 @@ struct plan {
     const struct cr_kernels *kernels;
     void (*tile)(const struct cr_tile *tile);
     enum orientation orientation;
-    int packs;                       /* panels of w are packed; otherwise w is read where it lies */
+    int packs;                       /* panels of w are packed, */
+    int from_panels;                 /* and read; otherwise w is read where it lies */
+    const void *prepared;            /* where they lie, */
+    int whole;                       /* all of them with all chunks; or else a batch at a time in the workspace */
     int64_t vector_channels;         /* what panels cut up: the channels of a group of y, or all of them if DIAGONAL */
     int64_t panels_of_group, panels; /* panels: disjoint ranges of the channels of y */
     int64_t panel_channels;
     int64_t taps, tap_chunk, channel_chunk; /* what of a panel is packed at a time */
-    int64_t panel_elements, batch;          /* of a packed panel; panels that are packed together */
+    int64_t panel_row, panel_next;          /* strides of panels, in elements: along (tap, c), and to the next panel */
+    int64_t panel_share;                    /* so many lie side by side in one: those of a depthwise convolution */
+    int64_t batch;                          /* panels that are packed together */
     int64_t rows;                           /* of an image of y: depth x height */
     int64_t band;                           /* rows that all panels of a batch go over before the next rows */
     int shares_rows;                        /* parts share out rows, not panels */
@@ -52,8 +60,9 @@ struct plan {
 struct walk {
     const struct plan *plan;
     struct cr_step *steps;
-    char *packed;                     /* the batch of panels */
-    void *panel;                      /* the one of them at work */
+    char *panels;                     /* where they lie, */
+    int64_t first_panel;              /* this one first */
+    void *panel;                      /* the chunk of the one at work */
     int64_t group, channel, channels; /* it: y's channels [channel, channel + channels) of a group */
     int64_t tap, tap_end;             /* the chunk: taps [tap, tap_end), */
     int64_t c, c_end;                 /* in-channels [c, c_end) of the group */
@@ -64,7 +73,6 @@ struct walk {
     int64_t image, image_end;
     struct cr_rectangle rectangle;
     enum orientation orientation; /* of its tiles */
-    int from_panel;               /* they read w there */
 };
 
 /* ------------------------------------------------------------------------------------------------- the tiles ---- */
@@ -82,15 +90,14 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int64_t taps, int be
     const struct cr_pair *pairs = walk->rectangle.pairs[2];
     const int along_taps = gather->in_channels == 1 && taps > 1;
     const int64_t x_k = along_taps ? (pairs[1].source - pairs[0].source) * x->space[2] : x->channel;
-    const int64_t w_k = walk->from_panel ? plan->kernels->columns
-                        : along_taps ? (pairs[1].tap - pairs[0].tap) * w->space[2]
-                                     : w->channel;
+    const int64_t tap_k = along_taps ? pairs[1].tap - pairs[0].tap : 1;
+    const int64_t w_k = plan->from_panels ? tap_k * plan->panel_row : along_taps ? tap_k * w->space[2] : w->channel;
     const int64_t in_channel =
         plan->orientation == DIAGONAL ? walk->channel : walk->group * gather->in_channels + walk->c;
     void *source = cr_at(x->data, (in_channel - walk->first_channel) * x->channel, size);
-    void *kernel = walk->from_panel ? walk->panel
-                                : cr_at(w->data, walk->group * gather->w_group + walk->channel * w->batch +
-                                                     walk->c * w->channel, size);
+    void *kernel = plan->from_panels ? walk->panel
+                                     : cr_at(w->data, walk->group * gather->w_group + walk->channel * w->batch +
+                                                          walk->c * w->channel, size);
     struct cr_tile tile = {
         .c = cr_at(y->data, out_channel * y->channel, size),
         .steps = walk->steps,
@@ -101,12 +108,11 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int64_t taps, int be
 
     if (walk->orientation == PIXELS) {
         tile.a = kernel;
-        tile.a_row = w->batch;
+        tile.a_row = plan->from_panels ? 1 : w->batch;
         tile.a_k = w_k;
         tile.b = source;
         tile.b_k = x_k;
         tile.c_row = y->channel;
-        tile.m = (int)walk->channels;
         tile.bias_row = bias;
     } else {
         tile.a = source;
@@ -114,10 +120,32 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int64_t taps, int be
         tile.b = kernel;
         tile.b_k = w_k;
         tile.c_column = y->channel;
-        tile.n = (int)walk->channels;
         tile.bias_column = bias;
     }
     return tile;
+}
+
+/* m x n outputs whose A, B and C begin at a, b and c: rows of tiles are shared out evenly, vectors are filled. */
+static void run_line(const struct plan *plan, struct cr_tile *tile, const void *a, const void *b, void *c, int64_t m,
+                     int64_t n)
+{
+    const struct cr_kernels *kernels = plan->kernels;
+    const void *bias_row = tile->bias_row;
+    const int64_t strips = cr_ceil_div(m, kernels->rows), size = kernels->size;
+    const int64_t columns = m == 1 ? kernels->row_columns : kernels->columns;
+
+    for (int64_t j = 0; j < n; j += columns)
+        for (int64_t strip = 0; strip < strips; strip++) {
+            const int64_t i = cr_cut(m, strip, strips);
+            tile->a = cr_at(a, i * tile->a_row, size);
+            tile->b = cr_at(b, j, size);
+            tile->c = cr_at(c, i * tile->c_row + j * tile->c_column, size);
+            if (bias_row) tile->bias_row = cr_at(bias_row, i, size);
+            tile->m = (int)(cr_cut(m, strip + 1, strips) - i);
+            tile->n = (int)cr_smaller(columns, n - j);
+            plan->tile(tile);
+        }
+    tile->bias_row = bias_row;
 }
 
 /* All tiles of the rectangle, in images [image, image_end), of the steps gathered so far. */
@@ -127,7 +155,7 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
     const struct cr_rectangle *r = &walk->rectangle;
     const struct cr_gather *gather = plan->gather;
     const struct cr_tensor *x = &walk->x, *y = gather->y;
-    const struct cr_kernels *kernels = plan->kernels;
+    const int64_t size = plan->kernels->size;
     const int pixels = walk->orientation == PIXELS;
     struct cr_tile tile = tile_of_walk(walk, taps, begin, finish);
 
@@ -137,14 +165,12 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
     const int64_t x_across = cr_axis_source_step(&gather->axis[across]) * x->space[across];
     const int64_t y_along = gather->axis[along].phases * y->space[along];
     const int64_t y_across = gather->axis[across].phases * y->space[across];
-    const int64_t block = !pixels ? kernels->rows : tile.m == 1 ? kernels->row_columns : kernels->columns;
     /* Lines that follow each other in x and in y are one line. */
     const int one_line = x_across == r->count[along] * x_along && y_across == r->count[along] * y_along;
     const int64_t lines = one_line ? 1 : r->count[across];
     const int64_t count = one_line ? r->count[along] * r->count[across] : r->count[along];
-    const int64_t blocks = cr_ceil_div(count, block);
-    const void *x_data = pixels ? tile.b : tile.a;
-    char *y_data = tile.c;
+    const void *const a = tile.a, *const b = tile.b;
+    void *const c = tile.c;
 
     tile.batch = steps;
     if (pixels)
@@ -158,21 +184,10 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
             const int64_t x_line = image * x->batch + line * x_across;
             const int64_t y_line = image * y->batch + line * y_across + r->target[0] * y->space[0] +
                                    r->target[1] * y->space[1] + r->target[2] * y->space[2];
-            for (int64_t b = 0; b < blocks; b++) {
-                /* Rows of a tile are shared out evenly, vectors are filled. */
-                const int64_t start = pixels ? b * block : cr_cut(count, b, blocks);
-                const int64_t end = pixels ? cr_smaller(start + block, count) : cr_cut(count, b + 1, blocks);
-                const void *from = cr_at(x_data, x_line + start * x_along, kernels->size);
-                if (pixels) {
-                    tile.b = from;
-                    tile.n = (int)(end - start);
-                } else {
-                    tile.a = from;
-                    tile.m = (int)(end - start);
-                }
-                tile.c = cr_at(y_data, y_line + start * y_along, kernels->size);
-                plan->tile(&tile);
-            }
+            if (pixels)
+                run_line(plan, &tile, a, cr_at(b, x_line, size), cr_at(c, y_line, size), walk->channels, count);
+            else
+                run_line(plan, &tile, cr_at(a, x_line, size), b, cr_at(c, y_line, size), count, walk->channels);
         }
 }
 
@@ -189,10 +204,9 @@ static int taps_are_one_step(const struct walk *walk)
     const int64_t tap = pair[1].tap - pair[0].tap, source = pair[1].source - pair[0].source;
     for (int64_t i = 2; i < count; i++)
         if (pair[i].tap - pair[i - 1].tap != tap || pair[i].source - pair[i - 1].source != source) return 0;
-    if (channels == 1 && !walk->from_panel) return 1;
-    return walk->from_panel && tap == 1 &&
-           (channels == 1 || (plan->channel_chunk == channels &&
-                              source * walk->x.space[2] == channels * walk->x.channel));
+    if (channels == 1) return 1;
+    return plan->from_panels && tap == 1 && plan->channel_chunk == channels &&
+           source * walk->x.space[2] == channels * walk->x.channel;
 }
 
 /* Lists the taps of the rectangle that lie in the chunk, and runs its tiles: at once, or in batches where a padding
@@ -205,10 +219,9 @@ static void run_rectangle(void *context)
     const struct cr_gather *gather = plan->gather;
     const int narrow = r->count[2] < r->count[1] && 2 * r->count[2] < plan->kernels->lanes;
 
-    walk->orientation = plan->orientation == PIXELS && plan->packs && narrow ? CHANNELS : plan->orientation;
-    walk->from_panel = plan->packs && walk->orientation != PIXELS;
+    walk->orientation = plan->orientation == PIXELS && plan->from_panels && narrow ? CHANNELS : plan->orientation;
     const struct cr_tensor *x = &walk->x, *w = gather->w;
-    const int64_t packed_tap = (walk->c_end - walk->c) * plan->kernels->columns;
+    const int64_t packed_tap = (walk->c_end - walk->c) * plan->panel_row;
     const int64_t taps = taps_are_one_step(walk) ? r->pair_count[2] : 1;
     int begin = walk->first_chunk;
     int64_t steps = 0;
@@ -226,8 +239,8 @@ static void run_rectangle(void *context)
                 const int64_t source = pd.source * x->space[0] + (ph.source - walk->first_row) * x->space[1] +
                                        pw.source * x->space[2];
                 const int64_t kernel =
-                    walk->from_panel ? (tap - walk->tap) * packed_tap
-                                 : pd.tap * w->space[0] + ph.tap * w->space[1] + pw.tap * w->space[2];
+                    plan->from_panels ? (tap - walk->tap) * packed_tap
+                                      : pd.tap * w->space[0] + ph.tap * w->space[1] + pw.tap * w->space[2];
                 walk->steps[steps++] = walk->orientation == PIXELS ? (struct cr_step){.a = kernel, .b = source}
                                                                    : (struct cr_step){.a = source, .b = kernel};
             }
@@ -236,29 +249,27 @@ static void run_rectangle(void *context)
 
 /* -------------------------------------------------------------------------------------------------- the walk ---- */
 
-/* Taps [tap, tap_end) and in-channels [c, c_end) of `channels` channels from the panel at work on, each panel packed as
- * [tap][c][columns]. */
+/* Packs taps [tap, tap_end) and in-channels [c, c_end) of `channels` channels from the panel at work on. */
 static void pack_chunk(const struct walk *walk, int64_t channels)
 {
     const struct plan *plan = walk->plan;
     const struct cr_gather *gather = plan->gather;
     const struct cr_tensor *w = gather->w;
     const int64_t kh = gather->axis[1].kernel, kw = gather->axis[2].kernel, size = plan->kernels->size;
-    const int64_t depth = walk->c_end - walk->c, columns = plan->kernels->columns;
+    const int64_t depth = walk->c_end - walk->c, tap_elements = depth * plan->panel_row;
     const int64_t along_n = plan->orientation == DIAGONAL ? gather->w_group : w->batch;
     const int64_t start = walk->group * gather->w_group + walk->channel * along_n + walk->c * w->channel;
 
-    struct cr_panels panels = {
-        .data = walk->packed, .width = plan->panel_channels, .row = columns, .next = plan->panel_elements};
+    struct cr_panels panels = {.width = plan->panel_channels, .row = plan->panel_row, .next = plan->panel_next};
 
     /* All taps at once where they lie side by side. */
     const int taps_first = plan->tap_chunk == plan->taps && w->channel == plan->taps && (kw == 1 || w->space[2] == 1) &&
                            (kh == 1 || w->space[1] == kw) && (plan->taps == kh * kw || w->space[0] == kh * kw);
     panels.fold = taps_first ? plan->taps : 1;
-    panels.apart = depth * columns;
+    panels.apart = tap_elements;
     for (int64_t tap = walk->tap; tap < walk->tap_end; tap += panels.fold) {
         const int64_t at = tap / (kh * kw) * w->space[0] + tap / kw % kh * w->space[1] + tap % kw * w->space[2];
-        panels.data = cr_at(walk->packed, (tap - walk->tap) * depth * columns, size);
+        panels.data = cr_at(walk->panel, (tap - walk->tap) * tap_elements, size);
         plan->kernels->pack(&panels, cr_at(w->data, start + at, size), depth * panels.fold, channels,
                             taps_first ? 1 : w->channel, along_n);
     }
@@ -312,13 +323,19 @@ static void run_rows(struct walk *walk, int64_t row, int64_t end)
     }
 }
 
-static void select_panel(struct walk *walk, int64_t panel, int64_t place)
+static void select_panel(struct walk *walk, int64_t panel)
 {
     const struct plan *plan = walk->plan;
+    const int64_t place = panel - walk->first_panel;
+    /* The chunks of a prepared panel lie one after the other; in the workspace there is one. */
+    const int64_t chunk =
+        plan->whole ? walk->tap * plan->gather->in_channels + walk->c * (walk->tap_end - walk->tap) : 0;
+    const int64_t at =
+        place / plan->panel_share * plan->panel_next + place % plan->panel_share + chunk * plan->panel_row;
     walk->group = panel / plan->panels_of_group;
     walk->channel = panel % plan->panels_of_group * plan->panel_channels;
     walk->channels = cr_smaller(plan->panel_channels, plan->vector_channels - walk->channel);
-    walk->panel = walk->packed + place * plan->panel_elements * plan->kernels->size;
+    walk->panel = cr_at(walk->panels, at, plan->kernels->size);
 }
 
 /* Rows [row, end) of panels [panel, panel_end), a batch of one group. */
@@ -328,13 +345,14 @@ static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64
     const struct cr_gather *gather = plan->gather;
     const int64_t band = plan->stages || panel_end - panel > 1 ? plan->band : end - row;
 
+    walk->first_panel = plan->whole ? 0 : panel;
     for (walk->tap = 0; walk->tap < plan->taps; walk->tap = walk->tap_end) {
         walk->tap_end = cr_smaller(walk->tap + plan->tap_chunk, plan->taps);
         for (walk->c = 0; walk->c < gather->in_channels; walk->c = walk->c_end) {
             walk->c_end = cr_smaller(walk->c + plan->channel_chunk, gather->in_channels);
             walk->first_chunk = walk->tap == 0 && walk->c == 0;
             walk->last_chunk = walk->tap_end == plan->taps && walk->c_end == gather->in_channels;
-            select_panel(walk, panel, 0);
+            select_panel(walk, panel);
             if (plan->packs)
                 pack_chunk(walk, cr_smaller((panel_end - panel) * plan->panel_channels,
                                             plan->vector_channels - walk->channel));
@@ -342,7 +360,7 @@ static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64
                 next = cr_smaller(start + band, end);
                 if (plan->stages) next = cr_smaller(next, (start / plan->rows + 1) * plan->rows);
                 for (int64_t i = panel; i < panel_end; i++) {
-                    select_panel(walk, i, i - panel);
+                    select_panel(walk, i);
                     if (plan->stages && plan->orientation == DIAGONAL)
                         stage_rows(walk, start, next, walk->channel, walk->channels);
                     else if (plan->stages && i == panel)
@@ -375,7 +393,7 @@ static void run_part(void *context, int part, int parts)
     struct walk walk = {
         .plan = plan,
         .steps = (struct cr_step *)(void *)workspace,
-        .packed = workspace + plan->panel_offset,
+        .panels = plan->whole ? cr_at(plan->prepared, 0, 1) : workspace + plan->panel_offset,
         .stage = workspace + plan->stage_offset,
         .x = *plan->gather->x,
     };
@@ -396,6 +414,15 @@ static void run_part(void *context, int part, int parts)
         next = whole ? unit + whole * rows : cr_smaller(end, (panel + 1) * rows);
         run_panels(&walk, panel, panel + cr_larger(whole, 1), row, whole ? rows : row + next - unit);
     }
+}
+
+/* All chunks of the panels and none of the rows. */
+static void prepare_part(void *context, int part, int parts)
+{
+    const struct plan *plan = context;
+    struct walk walk = {.plan = plan, .panels = cr_at(plan->prepared, 0, 1)};
+
+    run_panels(&walk, cr_cut(plan->panels, part, parts), cr_cut(plan->panels, part + 1, parts), 0, 0);
 }
 
 /* -------------------------------------------------------------------------------------------------- the plan ---- */
@@ -428,6 +455,11 @@ static int set_stage(struct plan *plan, int64_t channels)
     return 1;
 }
 
+static int is_depthwise(const struct cr_gather *gather)
+{
+    return gather->groups > 1 && gather->in_channels == 1 && gather->out_channels == 1;
+}
+
 /* Which tiles, and whether x is copied for them. */
 static void choose_tiles(struct plan *plan)
 {
@@ -435,7 +467,6 @@ static void choose_tiles(struct plan *plan)
     const struct cr_axis *width = &gather->axis[2];
     const int lanes = plan->kernels->lanes;
     const int64_t row = cr_ceil_div(width->targets, width->phases);
-    const int depthwise = gather->groups > 1 && gather->in_channels == 1 && gather->out_channels == 1;
     const int by_channel = gather->x->channel == 1;
     const int by_pixel = cr_axis_source_step(width) * gather->x->space[2] == 1;
     const double used = (double)gather->out_channels * (double)plan->taps /
@@ -443,7 +474,7 @@ static void choose_tiles(struct plan *plan)
 
     plan->stages = 0;
     plan->orientation = CHANNELS;
-    if (depthwise && (by_channel || (gather->groups >= lanes && set_stage(plan, plan->kernels->columns)))) {
+    if (is_depthwise(gather) && (by_channel || (gather->groups >= lanes && set_stage(plan, plan->kernels->columns)))) {
         plan->orientation = DIAGONAL;
         plan->stages = !by_channel;
     } else if (filling(row, lanes) > filling(gather->out_channels, lanes) &&
@@ -465,8 +496,7 @@ static void set_blocks(struct plan *plan, int parts)
     const double row_bytes = (double)gather->axis[1].sources / (double)gather->axis[1].targets *
                              (double)gather->axis[2].sources * (double)gather->in_channels * (double)size;
 
-    plan->panel_elements = plan->tap_chunk * plan->channel_chunk * plan->kernels->columns;
-    const int64_t most = cr_larger(1, BATCH_BYTES / (plan->panel_elements * size));
+    const int64_t most = cr_larger(1, BATCH_BYTES / (plan->tap_chunk * plan->channel_chunk * plan->panel_row * size));
     plan->batch = cr_ceil_div(plan->panels_of_group, cr_ceil_div(plan->panels_of_group, most));
     plan->shares_rows = row_bytes * (double)rows > BATCH_BYTES && rows >= 8 * parts;
     /* Whole images, or equal parts of one. */
@@ -489,7 +519,7 @@ static enum cr_status allocate_workspace(struct plan *plan, int parts, struct cr
     for (int axis = 0; axis < 3; axis++)
         if (cr_multiply_add(cr_axis_pairs(&plan->gather->axis[axis]), pair_bytes, bytes, &bytes))
             return cr_fail(CR_OVERFLOW, "the list of taps does not fit 63 bits");
-    if (plan->packs) panel = plan->batch * plan->panel_elements * plan->kernels->size;
+    if (plan->packs) panel = plan->batch * plan->panel_next * plan->kernels->size;
     plan->panel_offset = cr_ceil_div(bytes, line) * line;
     plan->stage_offset = cr_ceil_div(plan->panel_offset + panel, line) * line;
     plan->part_bytes = plan->stage_offset + (plan->stages ? STAGE_BYTES : 0);
@@ -498,48 +528,105 @@ static enum cr_status allocate_workspace(struct plan *plan, int parts, struct cr
     return plan->workspace ? CR_OK : CR_OUT_OF_MEMORY;
 }
 
-enum cr_status cr_gather(const struct cr_gather *gather)
+/* Taps and in-channels are cut into chunks, which set the order of summation: they do not depend on how w is read. */
+static struct plan plan_of(const struct cr_gather *gather)
 {
     const struct cr_axis *axis = gather->axis;
-    const struct cr_kernels *kernels = cr_kernels(gather->dtype);
-    const int64_t pixels = axis[0].targets * axis[1].targets * axis[2].targets;
     struct plan plan = {
         .gather = gather,
-        .kernels = kernels,
+        .kernels = cr_kernels(gather->dtype),
         .taps = axis[0].kernel * axis[1].kernel * axis[2].kernel,
         .rows = axis[0].targets * axis[1].targets,
     };
-    const int64_t taps_of_phase = cr_ceil_div(plan.taps, axis[0].phases * axis[1].phases * axis[2].phases);
-    const double operations = (double)gather->N * (double)pixels * (double)taps_of_phase *
-                              (double)gather->in_channels * (double)gather->out_channels * (double)gather->groups;
-    const int parts = cr_parts(operations);
-    struct cr_scratch scratch;
-    enum cr_status status;
 
-    if (gather->N == 0) return CR_OK;
-    /* The chunks set the order of summation, so they are the same whether or not w is packed. */
     plan.channel_chunk = cr_larger(CHANNELS_LEAST, cr_smaller(CHANNEL_CHUNK, PANEL_ROWS / plan.taps));
     plan.channel_chunk = cr_ceil_div(gather->in_channels, cr_ceil_div(gather->in_channels, plan.channel_chunk));
     plan.tap_chunk = cr_smaller(plan.taps, cr_larger(1, PANEL_ROWS / plan.channel_chunk));
     if (plan.tap_chunk > axis[2].kernel) plan.tap_chunk -= plan.tap_chunk % axis[2].kernel;
-    choose_tiles(&plan);
-    plan.tile = plan.orientation == DIAGONAL ? kernels->diagonal : kernels->product;
-    /* Packing a panel costs about what a row of tiles does: not worth it for one or two of them. */
-    plan.packs = plan.orientation == DIAGONAL ||
-                 (plan.orientation == CHANNELS && (gather->w->batch != 1 || pixels > 2 * kernels->rows)) ||
-                 (plan.orientation == PIXELS && axis[2].kernel > 1 && pixels > 2 * kernels->rows);
-    const int one_pixel = plan.orientation == CHANNELS && !plan.packs && pixels == 1;
-    plan.panel_channels = plan.orientation == PIXELS ? cr_smaller(kernels->rows, kernels->columns)
-                          : one_pixel               ? kernels->row_columns
-                                                    : kernels->columns;
-    plan.vector_channels = plan.orientation == DIAGONAL ? gather->groups : gather->out_channels;
-    plan.panels_of_group = cr_ceil_div(plan.vector_channels, plan.panel_channels);
-    plan.panels = plan.panels_of_group * (plan.orientation == DIAGONAL ? 1 : gather->groups);
-    set_blocks(&plan, parts);
+    return plan;
+}
 
-    status = allocate_workspace(&plan, parts, &scratch);
+/* Panels of so many channels of y, and how they lie. */
+static void set_panels(struct plan *plan, int64_t panel_channels)
+{
+    const struct cr_gather *gather = plan->gather;
+    const int diagonal = plan->orientation == DIAGONAL, alone = !diagonal && plan->whole && is_depthwise(gather);
+    const int64_t columns = plan->kernels->columns;
+
+    plan->panel_channels = panel_channels;
+    plan->vector_channels = diagonal ? gather->groups : gather->out_channels;
+    plan->panels_of_group = cr_ceil_div(plan->vector_channels, panel_channels);
+    plan->panels = plan->panels_of_group * (diagonal ? 1 : gather->groups);
+    plan->panel_share = alone ? columns : 1;
+    plan->panel_row = cr_smaller(columns, alone ? gather->groups : plan->vector_channels);
+    plan->panel_next = plan->panel_row * (plan->whole ? plan->taps * gather->in_channels
+                                                      : plan->tap_chunk * plan->channel_chunk);
+}
+
+/* Tiles, panels and blocks. */
+static void set_plan(struct plan *plan, int parts)
+{
+    const struct cr_gather *gather = plan->gather;
+    const struct cr_kernels *kernels = plan->kernels;
+    const int64_t pixels = plan->rows * gather->axis[2].targets;
+
+    choose_tiles(plan);
+    plan->tile = plan->orientation == DIAGONAL ? kernels->diagonal : kernels->product;
+    /* Packing a panel costs about what a row of tiles does: not worth it for one or two of them. */
+    plan->packs = !plan->whole &&
+                  (plan->orientation == DIAGONAL ||
+                   (plan->orientation == CHANNELS && (gather->w->batch != 1 || pixels > 2 * kernels->rows)) ||
+                   (plan->orientation == PIXELS && gather->axis[2].kernel > 1 && pixels > 2 * kernels->rows));
+    plan->from_panels = plan->packs || plan->whole;
+    set_panels(plan, plan->orientation == CHANNELS && !plan->from_panels && pixels == 1 ? kernels->row_columns
+                                                                                       : kernels->columns);
+    set_blocks(plan, parts);
+}
+
+enum cr_status cr_gather(const struct cr_gather *gather, const void *prepared)
+{
+    const struct cr_axis *axis = gather->axis;
+    struct plan plan = plan_of(gather);
+    const int64_t taps_of_phase = cr_ceil_div(plan.taps, axis[0].phases * axis[1].phases * axis[2].phases);
+    const double operations = (double)gather->N * (double)plan.rows * (double)axis[2].targets * (double)taps_of_phase *
+                              (double)gather->in_channels * (double)gather->out_channels * (double)gather->groups;
+    const int parts = cr_parts(operations);
+    struct cr_scratch scratch;
+
+    if (gather->N == 0) return CR_OK;
+    plan.prepared = prepared;
+    plan.whole = prepared != NULL;
+    set_plan(&plan, parts);
+    const enum cr_status status = allocate_workspace(&plan, parts, &scratch);
     if (status != CR_OK) return status;
     cr_parallel(parts, run_part, &plan);
     cr_scratch_close(&scratch);
     return CR_OK;
+}
+
+/* Packing all panels, as any later call reads them. */
+static struct plan plan_of_panels(const struct cr_gather *gather)
+{
+    struct plan plan = plan_of(gather);
+    plan.orientation = is_depthwise(gather) ? DIAGONAL : CHANNELS;
+    plan.packs = plan.whole = 1;
+    set_panels(&plan, plan.kernels->columns);
+    plan.batch = plan.panels;
+    return plan;
+}
+
+int64_t cr_gather_prepared_bytes(const struct cr_gather *gather)
+{
+    const struct plan plan = plan_of_panels(gather);
+    int64_t elements, bytes;
+    const int overflow = cr_multiply_add(plan.panels, plan.panel_next, 0, &elements) ||
+                         cr_multiply_add(elements, plan.kernels->size, 0, &bytes);
+    return overflow ? -1 : bytes;
+}
+
+void cr_gather_prepare(const struct cr_gather *gather, void *prepared)
+{
+    struct plan plan = plan_of_panels(gather);
+    plan.prepared = prepared;
+    cr_parallel(cr_parts((double)plan.panels * (double)plan.panel_next), prepare_part, &plan);
 }

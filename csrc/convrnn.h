@@ -160,12 +160,13 @@ enum cr_status cr_conv_forward(const struct cr_conv *conv, const struct cr_tenso
  * algorithm [written] */
 enum cr_status cr_conv_algorithm(const struct cr_conv *conv, enum cr_algorithm *algorithm);
 
-/* Weights prepared once for many forward calls, where cr_conv_algorithm says CR_WINOGRAD: w, evaluated at the points
- * of its tiles, 1.8 or 4 times as large as w and rounded up to whole panels. The results are those of cr_conv_forward,
- * bit for bit. A prepared w serves any N and any sizes of image for which tiles are as large; it is refused
- * (CR_INVALID_ARGUMENT) where it does not serve, also after cr_set_isa.
+/* Weights prepared once for many forward calls: w in the order in which it is read, or, where cr_conv_algorithm says
+ * CR_WINOGRAD, evaluated at the points of its tiles, 1.8 or 4 times as large; rounded up to whole panels. The results
+ * are those of cr_conv_forward, bit for bit. A prepared w serves any N and layout, and any sizes of image for which the
+ * algorithm and, of Winograd's, the size of tiles are the same; it is refused (CR_INVALID_ARGUMENT) where it does not
+ * serve, also after cr_set_isa.
  *
- * bytes [written]         0 where the algorithm is direct
+ * bytes [written]
  * w [K, C/groups, kernel] read
  * prepared                bytes, aligned to the element, best to 64 bytes; written by cr_conv_prepare; of the caller */
 enum cr_status cr_conv_prepared_size(const struct cr_conv *conv, int64_t *bytes);

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from problems import (ACTIVATIONS, PADDING_MODES, UNIT, Problem, arranged, assert_bounded_errors, assert_exact_results,
-                      assert_gradients_of_differences, assert_same, assert_within, bounds, canonical, expected,
-                      operands, parse)
+from problems import (ACTIVATIONS, LAYOUTS, PADDING_MODES, UNIT, Problem, arranged, assert_bounded_errors,
+                      assert_exact_results, assert_gradients_of_differences, assert_same, assert_within, bounds,
+                      canonical, expected, operands, parse)
 
 import convrnn as cr
-from convrnn import _core, reference
+from convrnn import _core, conv, reference
 
 SIZES = [1, 2, 5, 6, 7, 8, 13, 14, 15, 16, 17, 31, 32, 33, 64, 65]  # about the tiles of all instruction sets
 
@@ -140,6 +140,61 @@ def test_out(text, isa, layout, dtype):
     assert problem.function(cr, "conv")(x, w, b, out=out, **options) is out
     assert np.array_equal(out, y)
     assert np.isnan(around[:32]).all() and np.isnan(around[32 + y.size:]).all()
+
+
+def frozen_options(problem, layout):
+    """What conv1d, conv2d and conv3d have in common with the call of a frozen layer."""
+    options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "constant",
+               "activation": problem.activation} | problem.geometry() | {"layout": layout}
+    options.pop("flip", None)
+    return options
+
+
+@pytest.mark.parametrize("text", SHAPES)
+def test_prepared_weights(text, isa, dtype):
+    """Bit for bit what the plain call gives. What was prepared in one layout serves the other."""
+    problem, prepared = parse(text), {}
+    for layout in LAYOUTS:
+        x, w, b, _ = arranged(operands(problem, "conv", "real"), layout, problem.rank, dtype)
+        options = frozen_options(problem, layout)
+        y = conv._conv_frozen(problem.rank, prepared, x, w, b, **options)
+        assert np.array_equal(y, problem.function(cr, "conv")(x, w, b, **options))
+    (weights,) = prepared.values()
+    assert weights.ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("text", ["n2c3h9w8k5_3x2_s2x1_p1", "n1c40h9w8k48_5x3", "n2c33h9w8k33_3x3_g33_p1",
+                                  "n1c8h9w8k12_1x1_g4", "n1c1100w9k17_3_p1", "n1c2w9k3_3_p1500_edge"])
+def test_prepared_weights_serve_all_images(text, isa, layout, dtype):
+    """Any number of any size."""
+    problem, prepared = parse(text), {}
+    _, w, b, _ = arranged(operands(problem, "conv", "real"), layout, problem.rank, dtype)
+    options = frozen_options(problem, layout)
+    for N, sizes in ((2, (9, 8)), (1, (60, 70)), (3, (5, 200)), (0, (9, 9)), (1, (6, 3))):
+        size = sizes[:problem.rank]
+        shape = (N, *size, problem.C) if layout == "channels_last" else (N, problem.C, *size)
+        x = np.random.default_rng(N).standard_normal(shape).astype(dtype)
+        y = conv._conv_frozen(problem.rank, prepared, x, w, b, **options)
+        assert np.array_equal(y, problem.function(cr, "conv")(x, w, b, **options))
+    assert len(prepared) == 1
+
+
+def test_prepared_weights_of_another_convolution_are_refused(isa):
+    x = np.zeros((1, 9, 9, 4), np.float32)
+
+    def geometry(kernel=(3, 3), filters=6, groups=1, stride=1):
+        return _core.Geometry(2, False, x.shape, (*kernel, 4 // groups, filters), stride, 1, 1, groups, 0,
+                              _core.ALGORITHMS["direct"])
+
+    prepared = _core.conv_prepare(geometry(), np.zeros((3, 3, 4, 6), np.float32))
+    assert prepared.nbytes == _core.conv_prepared_size(geometry(), np.zeros((3, 3, 4, 6), np.float32))
+    strided = geometry(stride=2)
+    _core.conv_forward_prepared(strided, x, prepared, None, np.empty(strided.y_shape, np.float32), 0)
+    for other in (geometry(kernel=(1, 9)), geometry(filters=8), geometry(groups=2)):
+        y = np.full(other.y_shape, 7, np.float32)
+        with pytest.raises(ValueError, match="prepared weights"):
+            _core.conv_forward_prepared(other, x, prepared, None, y, 0)
+        assert (y == 7).all()
 
 
 @pytest.mark.parametrize("text", SHAPES)

@@ -140,15 +140,15 @@ static void stream(void)
     expect(call(0, &conv, &conv) == CR_OK, "a small image allocates", 0, 0);
 }
 
-/* By Winograd's algorithm: eight images have several blocks of tiles. */
-static void sweep_winograd(void)
+/* With prepared weights, and by Winograd's algorithm, of which eight images have several blocks of tiles. */
+static void sweep_algorithm(enum cr_algorithm algorithm)
 {
     static const int functions[] = {0, 1, 10, 11};
     struct cr_conv conv = small_conv(CR_PAD_CONSTANT, 1);
     const struct cr_tensor w = {b, 1, conv.K, {0, 2 * 3 * conv.K, 2 * conv.K}};
     int64_t bytes = -1;
 
-    conv.algorithm = CR_WINOGRAD;
+    conv.algorithm = algorithm;
     budget = 1;
     expect(cr_conv_prepared_size(&conv, &bytes) == CR_OK && bytes > 0 && bytes <= (int64_t)sizeof prepared &&
                cr_conv_prepare(&conv, &w, prepared) == CR_OK,
@@ -190,7 +190,8 @@ int main(void)
                 sweep(which, &conv);
             }
     stream();
-    sweep_winograd();
+    sweep_algorithm(CR_DIRECT);
+    sweep_algorithm(CR_WINOGRAD);
     cr_set_allocator(NULL, NULL);
     scan_bad_geometries(CR_AUTO);
     scan_bad_geometries(CR_WINOGRAD);
