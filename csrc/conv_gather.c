@@ -125,26 +125,38 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int64_t taps, int be
     return tile;
 }
 
-/* m x n outputs whose A, B and C begin at a, b and c: rows of tiles are shared out evenly, vectors are filled. */
-static void run_line(const struct plan *plan, struct cr_tile *tile, const void *a, const void *b, void *c, int64_t m,
-                     int64_t n)
-{
-    const struct cr_kernels *kernels = plan->kernels;
-    const void *bias_row = tile->bias_row;
-    const int64_t strips = cr_ceil_div(m, kernels->rows), size = kernels->size;
-    const int64_t columns = m == 1 ? kernels->row_columns : kernels->columns;
+/* m x n outputs, and the tiles they are cut into: rows are shared out evenly, vectors are filled. Lines of a rectangle
+ * are alike, and often of one tile: divisions in every one of them took a tenth of 32 images 28x28 with 8 kernels. */
+struct line {
+    int64_t m, n;
+    int64_t strips, rows, longer; /* strips of `rows` rows, the first `longer` of one more */
+    int64_t columns;
+};
 
-    for (int64_t j = 0; j < n; j += columns)
-        for (int64_t strip = 0; strip < strips; strip++) {
-            const int64_t i = cr_cut(m, strip, strips);
+static struct line line_of(const struct cr_kernels *kernels, int64_t m, int64_t n)
+{
+    const int64_t strips = cr_ceil_div(m, kernels->rows);
+    return (struct line){m, n, strips, m / strips, m % strips, m == 1 ? kernels->row_columns : kernels->columns};
+}
+
+/* A, B and C begin at a, b and c. */
+static void run_line(const struct plan *plan, const struct line *line, struct cr_tile *tile, const void *a,
+                     const void *b, void *c)
+{
+    const void *bias_row = tile->bias_row;
+    const int64_t size = plan->kernels->size;
+
+    for (int64_t j = 0; j < line->n; j += line->columns) {
+        tile->b = cr_at(b, j, size);
+        tile->n = (int)cr_smaller(line->columns, line->n - j);
+        for (int64_t strip = 0, i = 0; strip < line->strips; strip++, i += tile->m) {
             tile->a = cr_at(a, i * tile->a_row, size);
-            tile->b = cr_at(b, j, size);
             tile->c = cr_at(c, i * tile->c_row + j * tile->c_column, size);
             if (bias_row) tile->bias_row = cr_at(bias_row, i, size);
-            tile->m = (int)(cr_cut(m, strip + 1, strips) - i);
-            tile->n = (int)cr_smaller(columns, n - j);
+            tile->m = (int)(line->rows + (strip < line->longer));
             plan->tile(tile);
         }
+    }
     tile->bias_row = bias_row;
 }
 
@@ -169,6 +181,8 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
     const int one_line = x_across == r->count[along] * x_along && y_across == r->count[along] * y_along;
     const int64_t lines = one_line ? 1 : r->count[across];
     const int64_t count = one_line ? r->count[along] * r->count[across] : r->count[along];
+    const struct line form = pixels ? line_of(plan->kernels, walk->channels, count)
+                                    : line_of(plan->kernels, count, walk->channels);
     const void *const a = tile.a, *const b = tile.b;
     void *const c = tile.c;
 
@@ -185,9 +199,9 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
             const int64_t y_line = image * y->batch + line * y_across + r->target[0] * y->space[0] +
                                    r->target[1] * y->space[1] + r->target[2] * y->space[2];
             if (pixels)
-                run_line(plan, &tile, a, cr_at(b, x_line, size), cr_at(c, y_line, size), walk->channels, count);
+                run_line(plan, &form, &tile, a, cr_at(b, x_line, size), cr_at(c, y_line, size));
             else
-                run_line(plan, &tile, cr_at(a, x_line, size), b, cr_at(c, y_line, size), count, walk->channels);
+                run_line(plan, &form, &tile, cr_at(a, x_line, size), b, cr_at(c, y_line, size));
         }
 }
 
