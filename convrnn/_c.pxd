@@ -109,6 +109,7 @@ cdef extern from "convrnn.h" nogil:
         cr_matrix w_hr
         void *b_ih
         void *b_hh
+        const void *prepared
 
     struct cr_state:
         void *h
@@ -126,6 +127,14 @@ cdef extern from "convrnn.h" nogil:
                               const cr_state *state, const cr_series *y, const cr_state *last, const cr_cache *cache)
     cr_status cr_gru_forward(const cr_sequence *sequence, const cr_series *x, const cr_weights *weights,
                              const cr_state *state, const cr_series *y, const cr_state *last, const cr_cache *cache)
+    enum cr_cell:
+        CR_RNN
+        CR_LSTM
+        CR_GRU
+
+    cr_status cr_recurrent_prepared_size(cr_cell cell, const cr_sequence *sequence, int64_t *bytes)
+    cr_status cr_recurrent_prepare(cr_cell cell, const cr_sequence *sequence, const cr_weights *weights, void *prepared)
+
     cr_status cr_rnn_backward(const cr_sequence *sequence, const cr_series *x, const cr_weights *weights,
                               const cr_cache *cache, const cr_series *dy, const cr_state *dlast, int64_t truncate,
                               const cr_series *dx, const cr_weights *dweights, const cr_state *dstate, void *dh)

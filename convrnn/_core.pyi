@@ -95,6 +95,7 @@ class Recurrence:
         activation: int,
         reset_after: bool,
     ) -> None: ...
+    def prepare(self) -> None: ...
     def forward(
         self,
         x: np.ndarray,

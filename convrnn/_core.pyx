@@ -412,6 +412,12 @@ def conv_prepared_size(Geometry geometry, cnp.ndarray w):
     return size
 
 
+cdef cnp.ndarray room_of(int64_t size):
+    """So many bytes, aligned to 64."""
+    cdef cnp.ndarray room = np.empty(size + 63, np.uint8)
+    return room[-room.ctypes.data % 64:][:size]
+
+
 def conv_prepare(Geometry geometry, cnp.ndarray w):
     """w for conv_forward_prepared, aligned to 64 bytes."""
     cdef _c.cr_conv conv = geometry.conv_of(w)
@@ -420,8 +426,7 @@ def conv_prepare(Geometry geometry, cnp.ndarray w):
     cdef void *data
     cdef _c.cr_status status
     size = conv_prepared_size(geometry, w)
-    prepared = np.empty(size + 63, np.uint8)
-    prepared = prepared[-prepared.ctypes.data % 64:][:size]
+    prepared = room_of(size)
     data = cnp.PyArray_DATA(prepared)
     with nogil:
         status = _c.cr_conv_prepare(&conv, &tw, data)
@@ -497,7 +502,7 @@ def max_pool_backward(Geometry geometry, cnp.ndarray dy, cnp.ndarray x, cnp.ndar
 
 # ---- recurrence ----
 
-CELLS = {"rnn": 0, "lstm": 1, "gru": 2}
+CELLS = {"rnn": _c.CR_RNN, "lstm": _c.CR_LSTM, "gru": _c.CR_GRU}
 cdef int[3] GATES = [1, 4, 3]
 
 
@@ -510,7 +515,7 @@ cdef class Recurrence:
     cdef _c.cr_weights weights
     cdef int cell
     cdef bint reverse  # of `infer`
-    cdef object parameters
+    cdef object parameters, prepared
 
     def __init__(self, int cell, cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray w_hr, cnp.ndarray b_ih,
                  cnp.ndarray b_hh, int64_t H, int activation, bint reset_after):
@@ -527,6 +532,20 @@ cdef class Recurrence:
         self.sequence.P = w_hr.shape[0] if w_hr is not None else 0
         self.sequence.activation = <_c.cr_activation>activation
         self.sequence.reset_after = reset_after
+
+    def prepare(self):
+        """Keeps the matrices as forward reads them; what is written to the parameters does not reach it any more."""
+        cdef cnp.ndarray prepared
+        cdef void *data
+        cdef int64_t size
+        cdef _c.cr_status status
+        check(_c.cr_recurrent_prepared_size(<_c.cr_cell>self.cell, &self.sequence, &size))
+        prepared = room_of(size)
+        data = cnp.PyArray_DATA(prepared)
+        with nogil:
+            status = _c.cr_recurrent_prepare(<_c.cr_cell>self.cell, &self.sequence, &self.weights, data)
+        check(status)
+        self.prepared, self.weights.prepared = prepared, data
 
     cdef int64_t width(self):
         """R."""
@@ -556,9 +575,9 @@ cdef class Recurrence:
 
     cdef _c.cr_status run(self, const _c.cr_sequence *sequence, const _c.cr_series *x, const _c.cr_state *state,
                           const _c.cr_series *y, const _c.cr_state *last, const _c.cr_cache *cache) noexcept nogil:
-        if self.cell == 0:
+        if self.cell == _c.CR_RNN:
             return _c.cr_rnn_forward(sequence, x, &self.weights, state, y, last, cache)
-        if self.cell == 1:
+        if self.cell == _c.CR_LSTM:
             return _c.cr_lstm_forward(sequence, x, &self.weights, state, y, last, cache)
         return _c.cr_gru_forward(sequence, x, &self.weights, state, y, last, cache)
 
@@ -575,10 +594,10 @@ cdef class Recurrence:
         cdef void *every = data_of(dh_all)
         cdef _c.cr_status status
         with nogil:
-            if self.cell == 0:
+            if self.cell == _c.CR_RNN:
                 status = _c.cr_rnn_backward(&sequence, &tx, &self.weights, &kept, &tdy, &dlast, truncate, &tdx, &into,
                                             &dstate, every)
-            elif self.cell == 1:
+            elif self.cell == _c.CR_LSTM:
                 status = _c.cr_lstm_backward(&sequence, &tx, &self.weights, &kept, &tdy, &dlast, truncate, &tdx, &into,
                                              &dstate, every)
             else:
@@ -669,7 +688,7 @@ def infer(tuple parts not None, x, state, int directions, bint stacked, bint bat
     stacked : states have an axis for those in front
     """
     cdef Recurrence part = parts[0]
-    cdef bint has_c = part.cell == 1, batched
+    cdef bint has_c = part.cell == _c.CR_LSTM, batched
     cdef int dtype = cnp.NPY_FLOAT32 if part.sequence.dtype == _c.CR_FLOAT32 else cnp.NPY_FLOAT64
     cdef int i, count = <int>len(parts)
     cdef int64_t R = part.width(), H = part.sequence.H, item = 4 if dtype == cnp.NPY_FLOAT32 else 8
@@ -781,7 +800,7 @@ cdef _c.cr_matrix matrix_of(cnp.ndarray array):
 
 cdef _c.cr_weights weights_of(cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray w_hr, cnp.ndarray b_ih,
                               cnp.ndarray b_hh):
-    return _c.cr_weights(matrix_of(w_ih), matrix_of(w_hh), matrix_of(w_hr), data_of(b_ih), data_of(b_hh))
+    return _c.cr_weights(matrix_of(w_ih), matrix_of(w_hh), matrix_of(w_hr), data_of(b_ih), data_of(b_hh), NULL)
 
 
 def map(str function, cnp.ndarray x not None):

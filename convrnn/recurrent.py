@@ -181,10 +181,15 @@ class Cache:
 
 def run_forward(cell: Cell, x: np.ndarray, weights: Weights, hidden: int, state: Arrays, options: Options,
                 lengths: np.ndarray | None, keep: bool, batched: bool = True,
-                y: np.ndarray | None = None) -> tuple[np.ndarray, Arrays, Cache | None]:
-    """y (T, B, R), the last state and, if keep, the cache; operands are checked. y may be given, contiguous along R."""
-    core = _core.Recurrence(_core.CELLS[cell.name], *weights, hidden, _core.ACTIVATIONS[options.activation],
-                            options.reset_after)
+                y: np.ndarray | None = None,
+                core: _core.Recurrence | None = None) -> tuple[np.ndarray, Arrays, Cache | None]:
+    """y (T, B, R), the last state and, if keep, the cache; operands are checked.
+
+    y may be given, contiguous along R, and the weights as the core takes them, prepared for instance.
+    """
+    if core is None:
+        core = _core.Recurrence(_core.CELLS[cell.name], *weights, hidden, _core.ACTIVATIONS[options.activation],
+                                options.reset_after)
     steps, batch = x.shape[:2]
     x = in_order(x, lengths, options.reverse)
     cache = Cache(cell, weights, core, x, lengths, options.reverse, batched, hidden) if keep else None

@@ -204,7 +204,7 @@ class _Recurrent(Layer):
     def frozen(self) -> FrozenRecurrent:
         """A snapshot for inference, called like the layer; later changes to `params` do not reach it.
 
-        Its parameters lie as a step streams them, whatever has been put into `params`, and are checked once.
+        Its matrices are checked once, and prepared: packed as their products read them.
         """
         return FrozenRecurrent(self._snapshot())
 
@@ -225,7 +225,8 @@ class _Recurrent(Layer):
 
     # ---- below: one call as the walks of `recurrent`
 
-    def _run(self, x: ArrayLike, state: State, lengths: ArrayLike | None, *, keep: bool) -> tuple[Any, Any, Any]:
+    def _run(self, x: ArrayLike, state: State, lengths: ArrayLike | None, *, keep: bool,
+             prepared: tuple[_core.Recurrence, ...] | None = None) -> tuple[Any, Any, Any]:
         dtype = self.params["weight_ih_l0"].dtype
         x = as_array("x", x, dtype)
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
@@ -249,7 +250,8 @@ class _Recurrent(Layer):
                 options = self._options._replace(reverse=direction == 1)
                 _, end, cache = recurrent.run_forward(
                     self._cell, x, weights, self.hidden_size, self._part_of(first, part, batched), options, lengths,
-                    keep, batched, y[:, :, direction * self._width:(direction + 1) * self._width])
+                    keep, batched, y[:, :, direction * self._width:(direction + 1) * self._width],
+                    None if prepared is None else prepared[part])
                 parts.append(cache)
                 for array, value in zip(last, end, strict=True):
                     if value is not None:
@@ -303,6 +305,8 @@ class FrozenRecurrent(Frozen):
     def __init__(self, layer: _Recurrent) -> None:
         super().__init__(layer)
         self._parts = layer._parts()
+        for part in self._parts or ():
+            part.prepare()
         self._directions, self._batch_first = layer._directions, layer.batch_first
 
     def __call__(self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None) -> Any:
@@ -311,7 +315,8 @@ class FrozenRecurrent(Frozen):
             result = _core.infer(self._parts, x, state, self._directions, True, self._batch_first)
             if result is not None:
                 return result
-        return self._layer(x, state, lengths=lengths)
+        y, last, _ = self._layer._run(x, state, lengths, keep=False, prepared=self._parts)
+        return y, last
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._layer,)

@@ -269,6 +269,7 @@ struct cr_weights {
     struct cr_matrix w_hh; /* U [G*H, R] */
     struct cr_matrix w_hr; /* V [P, H]; data NULL without a projection */
     void *b_ih, *b_hh;     /* b, b' [G*H], contiguous; NULL: none */
+    const void *prepared;  /* NULL, or what cr_recurrent_prepare made of W, U and V, which forward does not read then */
 };
 
 /* h [B, R] and, for an LSTM, c [B, H]; contiguous; NULL: zeros when read, not wanted when written. */
@@ -301,6 +302,20 @@ enum cr_status cr_lstm_forward(const struct cr_sequence *sequence, const struct 
 enum cr_status cr_gru_forward(const struct cr_sequence *sequence, const struct cr_series *x,
                               const struct cr_weights *weights, const struct cr_state *state,
                               const struct cr_series *y, const struct cr_state *last, const struct cr_cache *cache);
+
+/* Matrices prepared once for many forward calls, as their products read them, rounded up to whole panels; each call
+ * would pack them, or read them from where they lie. The results are the same, bit for bit. They serve any T and B, and
+ * are refused (CR_INVALID_ARGUMENT) with other sizes, another cell or dtype, and after cr_set_isa.
+ *
+ * sequence  T, B and lengths are not looked at
+ * bytes     [written]
+ * weights   w_ih, w_hh, w_hr; read
+ * prepared  bytes, aligned to the element, best to 64 bytes; written by cr_recurrent_prepare; of the caller, and to be
+ *           kept as long as the prepared of some weights points there */
+enum cr_cell { CR_RNN = 0, CR_LSTM, CR_GRU };
+enum cr_status cr_recurrent_prepared_size(enum cr_cell cell, const struct cr_sequence *sequence, int64_t *bytes);
+enum cr_status cr_recurrent_prepare(enum cr_cell cell, const struct cr_sequence *sequence,
+                                    const struct cr_weights *weights, void *prepared);
 
 /* Backpropagation through time: gradients of the loss whose gradients at y and at the last state are dy and dlast.
  * With truncate = k, 1 <= k < T, the gradient through the state is cut at every multiple of k steps.

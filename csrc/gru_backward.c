@@ -5,23 +5,15 @@ static void step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t 
 {
     const struct cr_units first = cr_units_of(r, t, row);
     const int64_t n = first.n, size = r->kernels->size;
-    const int after = r->sequence->reset_after;
 
-    for (int64_t i = 0; i < m; i++) {
-        const struct cr_units units = cr_units_of(r, t, row + i);
-        r->kernels->gru_update_adjoint(&units);
-    }
-    if (after)
-        cr_operand_product(&r->operand[1], r->kernels, m, first.dextra, n, first.dh, n, 1, NULL);
+    cr_recurrent_gates(r, t, row, m, r->kernels->gru_update_adjoint);
+    if (r->sequence->reset_after)
+        cr_recurrent_product(r, CR_U_SECOND, m, first.dextra, n, first.dh, n, 1, NULL);
     else {
-        cr_operand_product(&r->operand[1], r->kernels, m, cr_at(first.dgates, 2 * n, size), 3 * n, first.dextra, n, 0,
-                           NULL);
-        for (int64_t i = 0; i < m; i++) {
-            const struct cr_units units = cr_units_of(r, t, row + i);
-            r->kernels->gru_reset_adjoint(&units);
-        }
+        cr_recurrent_product(r, CR_U_SECOND, m, cr_at(first.dgates, 2 * n, size), 3 * n, first.dextra, n, 0, NULL);
+        cr_recurrent_gates(r, t, row, m, r->kernels->gru_reset_adjoint);
     }
-    cr_operand_product(&r->operand[0], r->kernels, m, first.dgates, 3 * n, first.dh, n, 1, NULL);
+    cr_recurrent_product(r, CR_U, m, first.dgates, 3 * n, first.dh, n, 1, NULL);
 }
 
 enum cr_status cr_gru_backward(const struct cr_sequence *sequence, const struct cr_series *x,

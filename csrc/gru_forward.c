@@ -20,20 +20,13 @@ static void step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t 
     const int after = r->sequence->reset_after;
     const void *b = r->weights->b_hh, *b_n = b ? cr_at(b, 2 * n, size) : NULL;
 
-    cr_operand_product(&r->operand[0], r->kernels, m, first.h_before, n, first.gates, 3 * n, 1, b);
+    cr_recurrent_product(r, CR_U, m, first.h_before, n, first.gates, 3 * n, 1, b);
     if (after) /* extra = U h + b' */
-        cr_operand_product(&r->operand[1], r->kernels, m, first.h_before, n, first.extra, n, 0, b_n);
-    for (int64_t i = 0; i < m; i++) {
-        const struct cr_units units = cr_units_of(r, t, row + i);
-        r->kernels->gru_reset(&units);
-    }
+        cr_recurrent_product(r, CR_U_SECOND, m, first.h_before, n, first.extra, n, 0, b_n);
+    cr_recurrent_gates(r, t, row, m, r->kernels->gru_reset);
     if (!after) /* extra = r h */
-        cr_operand_product(&r->operand[1], r->kernels, m, first.extra, n, cr_at(first.gates, 2 * n, size), 3 * n, 1,
-                           b_n);
-    for (int64_t i = 0; i < m; i++) {
-        const struct cr_units units = cr_units_of(r, t, row + i);
-        r->kernels->gru_update(&units);
-    }
+        cr_recurrent_product(r, CR_U_SECOND, m, first.extra, n, cr_at(first.gates, 2 * n, size), 3 * n, 1, b_n);
+    cr_recurrent_gates(r, t, row, m, r->kernels->gru_update);
 }
 
 enum cr_status cr_gru_forward(const struct cr_sequence *sequence, const struct cr_series *x,

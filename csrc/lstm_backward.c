@@ -6,12 +6,9 @@ static void step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t 
     const struct cr_units first = cr_units_of(r, t, row);
     void *const dh = cr_row_of(r, r->dh, 0, row, r->R);
     if (r->sequence->P) /* first.dh is dm = dh V then */
-        cr_operand_product(&r->projection, r->kernels, m, dh, r->R, first.dh, first.n, 0, NULL);
-    for (int64_t i = 0; i < m; i++) {
-        const struct cr_units units = cr_units_of(r, t, row + i);
-        r->kernels->lstm_gates_adjoint(&units);
-    }
-    cr_operand_product(&r->operand[0], r->kernels, m, first.dgates, 4 * first.n, dh, r->R, 0, NULL);
+        cr_recurrent_product(r, CR_V, m, dh, r->R, first.dh, first.n, 0, NULL);
+    cr_recurrent_gates(r, t, row, m, r->kernels->lstm_gates_adjoint);
+    cr_recurrent_product(r, CR_U, m, first.dgates, 4 * first.n, dh, r->R, 0, NULL);
 }
 
 enum cr_status cr_lstm_backward(const struct cr_sequence *sequence, const struct cr_series *x,

@@ -15,15 +15,11 @@ struct cr_recurrence cr_lstm_cell(const struct cr_sequence *sequence, const stru
 static void step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m)
 {
     const struct cr_units first = cr_units_of(r, t, row);
-    cr_operand_product(&r->operand[0], r->kernels, m, first.h_before, r->R, first.gates, 4 * first.n, 1,
-                       r->weights->b_hh);
-    for (int64_t i = 0; i < m; i++) {
-        struct cr_units units = cr_units_of(r, t, row + i);
-        if (r->sequence->P) units.h = units.extra;
-        r->kernels->lstm_gates(&units);
-    }
+    cr_recurrent_product(r, CR_U, m, first.h_before, r->R, first.gates, 4 * first.n, 1, r->weights->b_hh);
+    cr_recurrent_gates(r, t, row, m, r->kernels->lstm_gates);
     if (r->sequence->P)
-        cr_operand_product(&r->projection, r->kernels, m, first.extra, first.n, first.h, r->R, 0, NULL);
+        cr_recurrent_product(r, CR_V, m, first.h, first.n, cr_row_of(r, r->h, (t + 1) & r->slots, row, r->R), r->R, 0,
+                             NULL);
 }
 
 enum cr_status cr_lstm_forward(const struct cr_sequence *sequence, const struct cr_series *x,

@@ -11,19 +11,14 @@
 
 #include "conv.h"
 
-/* A matrix [k, n] as the B of products: where it lies if it can be streamed as it is, else packed. */
+/* A matrix [k, n] as the B of products: where it lies if it can be streamed as it is, else in panels as wide as a tile,
+ * one after the other. One row goes through as many of them at once as its tile has room for. */
 struct cr_operand {
+    const struct cr_kernels *kernels;
     struct cr_panels panels;
     int64_t k, n;
-    void *packed; /* owned; NULL if it is read where it lies */
+    void *packed; /* owned; NULL if panels are somebody else's */
     struct cr_matrix unpacked; /* with data: a panel is packed when a product needs it, into the room of one */
-};
-
-/* Rows of A and C in two loops, the inner one along the tiles: row (i, j) of A begins at i*a_outer + j*a_inner, of C at
- * i*c_outer + j*c_inner. Along k, A has stride a_k; C is contiguous along n. */
-struct cr_rows {
-    int64_t outer, inner;
-    int64_t a_outer, a_inner, a_k, c_outer, c_inner;
 };
 
 /* matrix [k, n] for `products` products of up to `rows` rows each. */
@@ -32,20 +27,46 @@ CR_HIDDEN enum cr_status cr_operand_open(struct cr_operand *operand, const struc
                                          int64_t products);
 CR_HIDDEN void cr_operand_close(struct cr_operand *operand);
 
-/* C (+)= A B + bias, for those rows; bias [n], or NULL. */
-CR_HIDDEN void cr_operand_rows(const struct cr_operand *operand, const struct cr_kernels *kernels,
-                               const struct cr_rows *rows, const void *a, void *c, int accumulate, const void *bias);
+/* The same in two steps: the bytes of packed panels; and an operand over them, packed from matrix or, if that is NULL, as
+ * they are. Not to be closed. */
+CR_HIDDEN int64_t cr_operand_bytes(const struct cr_kernels *kernels, int64_t k, int64_t n);
+CR_HIDDEN void cr_operand_pack(struct cr_operand *operand, const struct cr_kernels *kernels,
+                               const struct cr_matrix *matrix, int64_t k, int64_t n, void *panels);
 
-/* The same for m rows of A [m, k], contiguous along k. */
-CR_HIDDEN void cr_operand_product(const struct cr_operand *operand, const struct cr_kernels *kernels, int64_t m,
-                                  const void *a, int64_t a_row, void *c, int64_t c_row, int accumulate,
-                                  const void *bias);
+/* Rows of A and C in two loops, the inner one along the tiles: row (i, j) of A begins at i*a_outer + j*a_inner, of C at
+ * i*c_outer + j*c_inner. Along k, A has stride a_k; C is contiguous along n. */
+struct cr_rows {
+    int64_t outer, inner;
+    int64_t a_outer, a_inner, a_k, c_outer, c_inner;
+};
+
+/* C (+)= A B + bias. */
+struct cr_product {
+    const struct cr_operand *b;
+    struct cr_rows rows;
+    const void *a;
+    void *c;
+    int accumulate;
+    const void *bias; /* [n], or NULL */
+};
+
+/* By up to `parts` threads, as many as it is worth: rows are shared out between them, or columns of B. */
+CR_HIDDEN void cr_product(const struct cr_product *product, int parts);
 
 /* Some gates of U, a product of their own in a step: dgates or dextra = (h or extra) times them. */
 struct cr_piece {
     int first, gates;
     int of_dextra; /* its gradient is dextra, not part of dgates */
     int of_extra;  /* it multiplies extra, not h */
+};
+
+/* The operands of a pass: W, forward only; U, piece by piece; V. Forward they are transposed. */
+enum { CR_W, CR_U, CR_U_SECOND, CR_V, CR_OPERANDS };
+
+/* Rows [first, first + rows) of one of the weights, [.., columns]: what an operand is made of. */
+struct cr_block {
+    const struct cr_matrix *matrix;
+    int64_t first, rows, columns;
 };
 
 /* One pass over one layer. */
@@ -62,10 +83,8 @@ struct cr_recurrence {
     /* One step, t, of rows [row, row + m), none of which has ended. */
     void (*step)(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m);
 
-    int64_t R;                     /* width of h */
-    struct cr_operand input;       /* W; forward only */
-    struct cr_operand operand[2];  /* U, piece by piece; transposed in the backward pass */
-    struct cr_operand projection;  /* V; transposed too */
+    int64_t R; /* width of h */
+    struct cr_operand operand[CR_OPERANDS];
     /* Slot t & slots of h and c is the state before step t: all ones if every step has one, 0 if the state is stepped
      * in place. Slot t - kept of gate_values and extra belongs to step t. */
     int64_t slots, kept;
@@ -91,11 +110,26 @@ static inline void *cr_row_of(const struct cr_recurrence *r, char *base, int64_t
 /* What a kernel needs of row `row` in step t. */
 CR_HIDDEN struct cr_units cr_units_of(const struct cr_recurrence *r, int64_t t, int64_t row);
 
-CR_HIDDEN enum cr_status cr_recurrent_check(const struct cr_recurrence *r);
+/* Checks what r came with, and sets kernels and R. */
+CR_HIDDEN enum cr_status cr_recurrent_open(struct cr_recurrence *r);
 
-/* U and V as the B of a step: [R, gates*H], piece by piece, and [H, P]; for the backward pass as they are. */
-CR_HIDDEN enum cr_status cr_recurrent_open_operands(struct cr_recurrence *r, int backward);
+/* That of operand number `number`; without rows if the cell has no such operand. */
+CR_HIDDEN struct cr_block cr_recurrent_block(const struct cr_recurrence *r, int number);
+
+/* Operands for walks of `chunk` steps. */
+CR_HIDDEN enum cr_status cr_recurrent_open_operands(struct cr_recurrence *r, int backward, int64_t chunk);
 CR_HIDDEN void cr_recurrent_close_operands(struct cr_recurrence *r);
+
+/* recurrent_prepare.c: the operands of the forward pass from prepared weights. */
+CR_HIDDEN enum cr_status cr_recurrent_open_prepared(struct cr_recurrence *r);
+
+/* C (+)= A times an operand + bias, for m rows of A [m, k], a_row apart, and of C, c_row apart. */
+CR_HIDDEN void cr_recurrent_product(const struct cr_recurrence *r, int number, int64_t m, const void *a, int64_t a_row,
+                                    void *c, int64_t c_row, int accumulate, const void *bias);
+
+/* One of the kernels of gates, for rows [row, row + m) of step t. */
+CR_HIDDEN void cr_recurrent_gates(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m,
+                                  void (*gates)(const struct cr_units *units));
 
 /* Rows shared out between threads; steps in the order of time, or against it. */
 CR_HIDDEN void cr_recurrent_walk(struct cr_recurrence *r, void (*part)(void *recurrence, int part, int parts));

@@ -134,19 +134,17 @@ enum cr_status cr_recurrent_backward(struct cr_recurrence *r, const struct cr_se
                                      const struct cr_state *dstate, void *dh)
 {
     const struct cr_sequence *s = r->sequence;
-    enum cr_status status = cr_recurrent_check(r);
+    enum cr_status status = cr_recurrent_open(r);
     if (status != CR_OK) return status;
     if (truncate < 0)
         return cr_fail(CR_INVALID_ARGUMENT, "truncate must be at least 0, got %lld", (long long)truncate);
 
-    r->kernels = cr_kernels(s->dtype);
-    r->R = s->P ? s->P : s->H;
     r->dy = dy;
     r->truncate = truncate;
     r->last = s->T;
     struct cr_scratch workspace;
     if ((status = open_arrays(r, cache, dlast, dh, &workspace)) != CR_OK) return status;
-    if ((status = cr_recurrent_open_operands(r, 1)) == CR_OK) {
+    if ((status = cr_recurrent_open_operands(r, 1, cr_larger(1, s->T))) == CR_OK) {
         cr_recurrent_walk(r, run_part);
         const size_t rows = (size_t)(s->B * r->kernels->size);
         if (dstate->h) memcpy(dstate->h, r->dh, rows * (size_t)r->R);

@@ -17,50 +17,31 @@ static int64_t rows_of_chunk(int64_t row_bytes)
 
 /* ---- the input part ---- */
 
-struct input_part {
-    const struct cr_recurrence *r;
-    const struct cr_series *x;
-    struct cr_rows rows;
-};
-
-static void run_input_part(void *context, int part, int parts)
-{
-    const struct input_part *input = context;
-    const struct cr_recurrence *r = input->r;
-    struct cr_rows rows = input->rows;
-    int64_t *const count = rows.outer > 1 ? &rows.outer : &rows.inner;
-    const int64_t a_step = rows.outer > 1 ? rows.a_outer : rows.a_inner;
-    const int64_t c_step = rows.outer > 1 ? rows.c_outer : rows.c_inner;
-    const int64_t start = cr_cut(*count, part, parts), size = r->kernels->size;
-
-    *count = cr_cut(*count, part + 1, parts) - start;
-    cr_operand_rows(&r->input, r->kernels, &rows,
-                    cr_at(input->x->data, r->first * input->x->time + start * a_step, size),
-                    cr_at(cr_row_of(r, r->gate_values, r->first - r->kept, 0, r->input.n), start * c_step, size), 0,
-                    r->weights->b_ih);
-}
-
 /* W x + b of steps [first, last), into the gates. */
 static void project(const struct cr_recurrence *r, const struct cr_series *x)
 {
     const struct cr_sequence *s = r->sequence;
     const int64_t steps = r->last - r->first, B = s->B, width = r->gates * s->H;
-    struct input_part input = {.r = r, .x = x};
+    struct cr_product product = {
+        .b = &r->operand[CR_W],
+        .a = cr_at(x->data, r->first * x->time, r->kernels->size),
+        .c = cr_row_of(r, r->gate_values, r->first - r->kept, 0, width),
+        .bias = r->weights->b_ih,
+    };
 
     /* Tiles lie along whatever is longer: all rows at once, if x lets them be counted through, steps or the batch. */
     if (B == 1 || steps == 1 || x->time == B * x->row)
-        input.rows = (struct cr_rows){.outer = 1, .inner = steps * B, .a_inner = B == 1 ? x->time : x->row,
-                                      .c_inner = width};
+        product.rows = (struct cr_rows){.outer = 1, .inner = steps * B, .a_inner = B == 1 ? x->time : x->row,
+                                        .c_inner = width};
     else if (steps > B)
-        input.rows = (struct cr_rows){.outer = B, .inner = steps, .a_outer = x->row, .a_inner = x->time,
-                                      .c_outer = width, .c_inner = B * width};
+        product.rows = (struct cr_rows){.outer = B, .inner = steps, .a_outer = x->row, .a_inner = x->time,
+                                        .c_outer = width, .c_inner = B * width};
     else
-        input.rows = (struct cr_rows){.outer = steps, .inner = B, .a_outer = x->time, .a_inner = x->row,
-                                      .c_outer = B * width, .c_inner = width};
-    input.rows.a_k = x->column;
+        product.rows = (struct cr_rows){.outer = steps, .inner = B, .a_outer = x->time, .a_inner = x->row,
+                                        .c_outer = B * width, .c_inner = width};
+    product.rows.a_k = x->column;
     const double operations = (double)steps * (double)B * (double)s->inputs * (double)width;
-    const int64_t most = input.rows.outer > 1 ? input.rows.outer : input.rows.inner;
-    cr_parallel((int)cr_smaller(cr_parts(operations), most), run_input_part, &input);
+    cr_product(&product, cr_parts(operations));
 }
 
 /* ---- the walk ---- */
@@ -143,22 +124,16 @@ enum cr_status cr_recurrent_forward(struct cr_recurrence *r, const struct cr_ser
                                     const struct cr_cache *cache)
 {
     const struct cr_sequence *s = r->sequence;
-    enum cr_status status = cr_recurrent_check(r);
+    enum cr_status status = cr_recurrent_open(r);
     if (status != CR_OK || s->B == 0) return status;
 
-    r->kernels = cr_kernels(s->dtype);
-    r->R = s->P ? s->P : s->H;
     r->y = y;
     const int64_t width = r->gates * s->H;
     const int64_t chunk = cr_larger(1, cr_smaller(s->T, rows_of_chunk(width * r->kernels->size) / s->B));
-    const struct cr_matrix *w = &r->weights->w_ih;
-    const struct cr_matrix input = {w->data, w->column, w->row}; /* W transposed */
     struct cr_scratch workspace;
 
     if ((status = open_arrays(r, last, cache, chunk, &workspace)) != CR_OK) return status;
-    status = cr_operand_open(&r->input, r->kernels, &input, s->inputs, width, chunk * s->B, cr_ceil_div(s->T, chunk));
-    if (status == CR_OK) status = cr_recurrent_open_operands(r, 0);
-    if (status == CR_OK) {
+    if ((status = cr_recurrent_open_operands(r, 0, chunk)) == CR_OK) {
         set_first(r, r->h, r->R, state->h);
         if (r->has_c) set_first(r, r->c, s->H, state->c);
         for (; r->first < s->T; r->first = r->last) {

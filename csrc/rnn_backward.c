@@ -3,12 +3,9 @@
 
 static void step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m)
 {
-    for (int64_t i = 0; i < m; i++) {
-        const struct cr_units units = cr_units_of(r, t, row + i);
-        r->kernels->rnn_gates_adjoint(&units);
-    }
-    const struct cr_units units = cr_units_of(r, t, row);
-    cr_operand_product(&r->operand[0], r->kernels, m, units.dgates, units.n, units.dh, r->R, 0, NULL);
+    const struct cr_units first = cr_units_of(r, t, row);
+    cr_recurrent_gates(r, t, row, m, r->kernels->rnn_gates_adjoint);
+    cr_recurrent_product(r, CR_U, m, first.dgates, first.n, first.dh, r->R, 0, NULL);
 }
 
 enum cr_status cr_rnn_backward(const struct cr_sequence *sequence, const struct cr_series *x,

@@ -9,13 +9,9 @@ struct cr_recurrence cr_rnn_cell(const struct cr_sequence *sequence, const struc
 
 static void step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m)
 {
-    struct cr_units units = cr_units_of(r, t, row);
-    cr_operand_product(&r->operand[0], r->kernels, m, units.h_before, r->R, units.gates, units.n, 1,
-                       r->weights->b_hh);
-    for (int64_t i = 0; i < m; i++) {
-        units = cr_units_of(r, t, row + i);
-        r->kernels->rnn_gates(&units);
-    }
+    const struct cr_units first = cr_units_of(r, t, row);
+    cr_recurrent_product(r, CR_U, m, first.h_before, r->R, first.gates, first.n, 1, r->weights->b_hh);
+    cr_recurrent_gates(r, t, row, m, r->kernels->rnn_gates);
 }
 
 enum cr_status cr_rnn_forward(const struct cr_sequence *sequence, const struct cr_series *x,

@@ -435,6 +435,19 @@ def test_copies_are_equal_and_independent(case, clone, isa):
     assert np.array_equal(cloned(case.x)[0], kept)
 
 
+@pytest.mark.parametrize("hidden", [5, 67])
+def test_prepared_matrices_give_the_same_bits(kind, hidden, isa, dtype):
+    """Rows from one to more than a tile has, panels from a part of one to several next to each other."""
+    make, form = CELLS[kind]
+    layer = make(I, hidden, rng=0, dtype=dtype, **form)
+    fast, rng = layer.frozen(), np.random.default_rng(1)
+    for steps, batch in ((1, 1), (3, 1), (1, 2), (4, 3), (2, 17)):
+        x = rng.standard_normal((steps, batch, I)).astype(dtype)
+        lengths = rng.integers(0, steps + 1, batch)
+        assert_same(fast(x), layer(x))
+        assert_same(fast(x, lengths=lengths), layer(x, lengths=lengths))
+
+
 def test_frozen_takes_what_the_layer_takes(kind, isa):
     """batch_first, no batch, any strides."""
     case = Case(kind, num_layers=2, bidirectional=True, batch_first=True)

@@ -49,14 +49,15 @@ static struct cr_tensor image(void *data, int64_t channels, const int64_t *size)
                               {channels * size[1] * size[2], channels * size[2], channels}};
 }
 
-/* A cell over T steps of B rows, and its matrices in rows (C) or columns (Fortran). Outputs go to result. */
-static enum cr_status recur(int cell, enum cr_dtype dtype, int64_t T, int64_t B, int64_t H, int columns, void *weights)
+/* A cell over T steps of B rows, and its matrices in rows (C) or columns (Fortran), or prepared. Outputs go to result. */
+static enum cr_status recur(int cell, enum cr_dtype dtype, int64_t T, int64_t B, int64_t H, int columns, void *weights,
+                            const void *panels)
 {
     static const int gates[] = {1, 4, 3};
     const int64_t rows = gates[cell] * H, size = dtype == CR_FLOAT32 ? 4 : 8, outputs = T * B * H * size;
     const struct cr_sequence sequence = {.dtype = dtype, .T = T, .B = B, .inputs = H, .H = H, .activation = CR_TANH};
     const struct cr_matrix w = {weights, columns ? 1 : H, columns ? rows : 1};
-    const struct cr_weights all = {.w_ih = w, .w_hh = w, .b_ih = bias, .b_hh = bias};
+    const struct cr_weights all = {.w_ih = w, .w_hh = w, .b_ih = bias, .b_hh = bias, .prepared = panels};
     const struct cr_series x = {a, B * H, H, 1}, y = {result, B * H, H, 1};
     const struct cr_state state = {.h = b, .c = b};
     const struct cr_state last = {.h = (char *)result + outputs, .c = (char *)result + outputs + B * H * size};
@@ -92,7 +93,7 @@ static enum cr_status call(int which, const struct cr_conv *conv, const struct c
     case 6: return cr_map(CR_FUNCTION_TANH, CR_FLOAT64, 100, a, result);
     case 10: return cr_conv_prepare(conv, &w, result);
     case 11: return cr_conv_forward_prepared(conv, &x, prepared, bias, &to_y);
-    default: return recur(which - 7, CR_FLOAT64, 40, 4, 16, 0, a);
+    default: return recur(which - 7, CR_FLOAT64, 40, 4, 16, 0, a, NULL);
     }
 }
 
@@ -130,7 +131,8 @@ static void stream(void)
         for (int64_t H = 1; H <= STREAMED; H++)
             for (int dtype = CR_FLOAT32; dtype <= CR_FLOAT64; dtype++) {
                 budget = 0;
-                expect(recur(cell, (enum cr_dtype)dtype, 1, 1, H, 1, weights) == CR_OK, "a step allocates", cell, (int)H);
+                expect(recur(cell, (enum cr_dtype)dtype, 1, 1, H, 1, weights, NULL) == CR_OK, "a step allocates", cell,
+                       (int)H);
             }
     free(weights);
 
@@ -155,6 +157,39 @@ static void sweep_algorithm(enum cr_algorithm algorithm)
            "weights not prepared", 10, 0);
     for (conv.N = 1; conv.N <= 8; conv.N += 7)
         for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) sweep(functions[i], &conv);
+}
+
+/* Prepared weights serve any T and B, the matrices themselves being away; and no other cell. */
+static void recur_prepared(void)
+{
+    enum { T = 40, B = 4, H = 16 };
+    static double wanted[CELLS], panels[8 * 4 * H * H];
+    const struct cr_sequence sequence = {.dtype = CR_FLOAT64, .inputs = H, .H = H, .activation = CR_TANH};
+    const struct cr_matrix w = {a, H, 1};
+    const struct cr_weights weights = {.w_ih = w, .w_hh = w};
+
+    for (int cell = CR_RNN; cell <= CR_GRU; cell++) {
+        int64_t bytes = -1;
+        budget = 0;
+        expect(cr_recurrent_prepared_size((enum cr_cell)cell, &sequence, &bytes) == CR_OK && bytes > 0 &&
+                   bytes <= (int64_t)sizeof panels &&
+                   cr_recurrent_prepare((enum cr_cell)cell, &sequence, &weights, panels) == CR_OK,
+               "matrices not prepared", cell, 0);
+        for (int64_t rows = 1; rows <= B; rows++) {
+            budget = 100;
+            expect(recur(cell, CR_FLOAT64, T, rows, H, 0, a, NULL) == CR_OK, "matrices", cell, (int)rows);
+            memcpy(wanted, result, sizeof wanted);
+            memset(result, 77, sizeof result);
+            expect(recur(cell, CR_FLOAT64, T, rows, H, 0, NULL, panels) == CR_OK, "prepared", cell, (int)rows);
+            const size_t written = (size_t)((T + 2 - (cell != CR_LSTM)) * rows * H) * sizeof *wanted;
+            expect(memcmp(wanted, result, written) == 0, "not the same bits", cell, (int)rows);
+        }
+        expect(recur((cell + 1) % 3, CR_FLOAT64, 1, 1, H, 0, NULL, panels) == CR_INVALID_ARGUMENT, "another cell", cell,
+               0);
+        expect(recur(cell, CR_FLOAT32, 1, 1, H, 0, NULL, panels) == CR_INVALID_ARGUMENT, "another dtype", cell, 0);
+        expect(recur(cell, CR_FLOAT64, 1, 1, H / 2, 0, NULL, panels) == CR_INVALID_ARGUMENT, "another size", cell, 0);
+    }
+    expect(cr_recurrent_prepare((enum cr_cell)3, &sequence, &weights, panels) == CR_INVALID_ARGUMENT, "no cell", 3, 0);
 }
 
 /* Every field of the geometry replaced by every value that it cannot have: a status and words, never a crash. */
@@ -190,6 +225,7 @@ int main(void)
                 sweep(which, &conv);
             }
     stream();
+    recur_prepared();
     sweep_algorithm(CR_DIRECT);
     sweep_algorithm(CR_WINOGRAD);
     cr_set_allocator(NULL, NULL);
