@@ -1,19 +1,28 @@
 /* The gated recurrent unit, backward. */
 #include "recurrent.h"
 
-static void step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m)
+static void update(const struct cr_recurrence *r, const struct cr_share *share)
 {
-    const struct cr_units first = cr_units_of(r, t, row);
-    const int64_t n = first.n, size = r->kernels->size;
+    cr_recurrent_enter(r, share);
+    cr_recurrent_gates(r, share, r->kernels->gru_update_adjoint);
+}
 
-    cr_recurrent_gates(r, t, row, m, r->kernels->gru_update_adjoint);
-    if (r->sequence->reset_after)
-        cr_recurrent_product(r, CR_U_SECOND, m, first.dextra, n, first.dh, n, 1, NULL);
-    else {
-        cr_recurrent_product(r, CR_U_SECOND, m, cr_at(first.dgates, 2 * n, size), 3 * n, first.dextra, n, 0, NULL);
-        cr_recurrent_gates(r, t, row, m, r->kernels->gru_reset_adjoint);
-    }
-    cr_recurrent_product(r, CR_U, m, first.dgates, 3 * n, first.dh, n, 1, NULL);
+/* Reset before the product. */
+static void reset(const struct cr_recurrence *r, const struct cr_share *share)
+{
+    const struct cr_units units = cr_units_of(r, share->t, share->row);
+    const int64_t n = units.n;
+    cr_recurrent_product(r, CR_U_SECOND, share, cr_at(units.dgates, 2 * n, r->kernels->size), 3 * n, units.dextra, n, 0,
+                         NULL);
+    cr_recurrent_gates(r, share, r->kernels->gru_reset_adjoint);
+}
+
+static void before(const struct cr_recurrence *r, const struct cr_share *share)
+{
+    const struct cr_units units = cr_units_of(r, share->t, share->row);
+    const int64_t n = units.n;
+    if (r->sequence->reset_after) cr_recurrent_product(r, CR_U_SECOND, share, units.dextra, n, units.dh, n, 1, NULL);
+    cr_recurrent_product(r, CR_U, share, units.dgates, 3 * n, units.dh, n, 1, NULL);
 }
 
 enum cr_status cr_gru_backward(const struct cr_sequence *sequence, const struct cr_series *x,
@@ -23,6 +32,9 @@ enum cr_status cr_gru_backward(const struct cr_sequence *sequence, const struct 
                                const struct cr_state *dstate, void *dh)
 {
     struct cr_recurrence r = cr_gru_cell(sequence, weights);
-    r.step = step;
+    r.phases = sequence->reset_after ? 2 : 3;
+    r.phase[0] = update;
+    r.phase[1] = sequence->reset_after ? before : reset;
+    r.phase[2] = before;
     return cr_recurrent_backward(&r, x, cache, dy, dlast, truncate, dx, dweights, dstate, dh);
 }

@@ -13,20 +13,43 @@ struct cr_recurrence cr_gru_cell(const struct cr_sequence *sequence, const struc
                                             {.first = 2, .gates = 1, .of_dextra = after, .of_extra = !after}}};
 }
 
-static void step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m)
+static const void *bias_of_n(const struct cr_recurrence *r)
 {
-    const struct cr_units first = cr_units_of(r, t, row);
-    const int64_t n = first.n, size = r->kernels->size;
-    const int after = r->sequence->reset_after;
-    const void *b = r->weights->b_hh, *b_n = b ? cr_at(b, 2 * n, size) : NULL;
+    const void *b = r->weights->b_hh;
+    return b ? cr_at(b, 2 * r->sequence->H, r->kernels->size) : NULL;
+}
 
-    cr_recurrent_product(r, CR_U, m, first.h_before, n, first.gates, 3 * n, 1, b);
-    if (after) /* extra = U h + b' */
-        cr_recurrent_product(r, CR_U_SECOND, m, first.h_before, n, first.extra, n, 0, b_n);
-    cr_recurrent_gates(r, t, row, m, r->kernels->gru_reset);
-    if (!after) /* extra = r h */
-        cr_recurrent_product(r, CR_U_SECOND, m, first.extra, n, cr_at(first.gates, 2 * n, size), 3 * n, 1, b_n);
-    cr_recurrent_gates(r, t, row, m, r->kernels->gru_update);
+/* r and z, and what the product of n leaves to do once r is known. */
+static void reset(const struct cr_recurrence *r, const struct cr_share *share)
+{
+    const struct cr_units units = cr_units_of(r, share->t, share->row);
+    const int64_t n = units.n;
+    cr_recurrent_product(r, CR_U, share, units.h_before, n, units.gates, 3 * n, 1, r->weights->b_hh);
+    if (r->sequence->reset_after) /* extra = U h + b' */
+        cr_recurrent_product(r, CR_U_SECOND, share, units.h_before, n, units.extra, n, 0, bias_of_n(r));
+    cr_recurrent_gates(r, share, r->kernels->gru_reset);
+}
+
+static void update(const struct cr_recurrence *r, const struct cr_share *share)
+{
+    cr_recurrent_gates(r, share, r->kernels->gru_update);
+    cr_recurrent_leave(r, share);
+}
+
+/* extra = r h: of all units, since U multiplies it. */
+static void update_after_product(const struct cr_recurrence *r, const struct cr_share *share)
+{
+    const struct cr_units units = cr_units_of(r, share->t, share->row);
+    const int64_t n = units.n;
+    cr_recurrent_product(r, CR_U_SECOND, share, units.extra, n, cr_at(units.gates, 2 * n, r->kernels->size), 3 * n, 1,
+                         bias_of_n(r));
+    update(r, share);
+}
+
+static void reset_and_update(const struct cr_recurrence *r, const struct cr_share *share)
+{
+    reset(r, share);
+    update(r, share);
 }
 
 enum cr_status cr_gru_forward(const struct cr_sequence *sequence, const struct cr_series *x,
@@ -34,6 +57,8 @@ enum cr_status cr_gru_forward(const struct cr_sequence *sequence, const struct c
                               const struct cr_series *y, const struct cr_state *last, const struct cr_cache *cache)
 {
     struct cr_recurrence r = cr_gru_cell(sequence, weights);
-    r.step = step;
+    r.phases = sequence->reset_after ? 1 : 2;
+    r.phase[0] = sequence->reset_after ? reset_and_update : reset;
+    r.phase[1] = update_after_product;
     return cr_recurrent_forward(&r, x, state, y, last, cache);
 }

@@ -109,10 +109,10 @@ struct cr_interpolation {
     int64_t plane, part_stride, row, column, channel; /* strides, in elements */
 };
 
-/* A row of n hidden units of a recurrent cell at one time step. Gates stand n apart; rows are contiguous, and not all
- * cells have all of them. kernels/gates.inc says what each kernel reads and writes. */
+/* Units [first, end) of a row of n hidden units of a recurrent cell at one time step. Gates stand n apart; rows are
+ * contiguous, and not all cells have all of them. kernels/gates.inc says what each kernel reads and writes. */
 struct cr_units {
-    int64_t n;
+    int64_t n, first, end;
     enum cr_activation activation; /* RNN */
     int reset_after;               /* GRU */
     void *gates, *extra;

@@ -18,13 +18,13 @@ struct cr_operand {
     struct cr_panels panels;
     int64_t k, n;
     void *packed; /* owned; NULL if panels are somebody else's */
-    struct cr_matrix unpacked; /* with data: a panel is packed when a product needs it, into the room of one */
+    struct cr_matrix unpacked; /* with data: a panel is packed when a product needs it, into the room of one a part */
 };
 
-/* matrix [k, n] for `products` products of up to `rows` rows each. */
+/* matrix [k, n] for `products` products of up to `rows` rows each, by `parts` threads. */
 CR_HIDDEN enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kernels *kernels,
                                          const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows,
-                                         int64_t products);
+                                         int64_t products, int parts);
 CR_HIDDEN void cr_operand_close(struct cr_operand *operand);
 
 /* The same in two steps: the bytes of packed panels; and an operand over them, packed from matrix or, if that is NULL, as
@@ -50,8 +50,8 @@ struct cr_product {
     const void *bias; /* [n], or NULL */
 };
 
-/* By up to `parts` threads, as many as it is worth: rows are shared out between them, or columns of B. */
-CR_HIDDEN void cr_product(const struct cr_product *product, int parts);
+/* Columns [first, end) of C. Who does part `part` of an operand that is not packed has a room of his own. */
+CR_HIDDEN void cr_product(const struct cr_product *product, int64_t first, int64_t end, int part);
 
 /* Some gates of U, a product of their own in a step: dgates or dextra = (h or extra) times them. */
 struct cr_piece {
@@ -69,6 +69,13 @@ struct cr_block {
     int64_t first, rows, columns;
 };
 
+/* What one thread does in a step: for rows [row, row + m), none of which has ended, part `part` of `parts` of the units,
+ * or of whatever else the columns are that it writes. */
+struct cr_share {
+    int64_t t, row, m;
+    int part, parts;
+};
+
 /* One pass over one layer. */
 struct cr_recurrence {
     const struct cr_sequence *sequence;
@@ -80,13 +87,14 @@ struct cr_recurrence {
     int has_c, has_extra;
     int pieces;
     struct cr_piece piece[2];
-    /* One step, t, of rows [row, row + m), none of which has ended. */
-    void (*step)(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m);
+    /* A step. A phase reads all that those before it have written, and what it writes itself in its own share. */
+    int phases;
+    void (*phase[3])(const struct cr_recurrence *r, const struct cr_share *share);
 
     int64_t R; /* width of h */
     struct cr_operand operand[CR_OPERANDS];
-    /* Slot t & slots of h and c is the state before step t: all ones if every step has one, 0 if the state is stepped
-     * in place. Slot t - kept of gate_values and extra belongs to step t. */
+    /* Slot t & slots of h and c is the state before step t: all ones if every step has one, 1 if two take turns, 0 if
+     * the state is stepped in place. Slot t - kept of gate_values and extra belongs to step t. */
     int64_t slots, kept;
     char *h, *c, *gate_values, *extra;
     const struct cr_series *y;
@@ -99,6 +107,8 @@ struct cr_recurrence {
     int64_t truncate;
 
     int64_t first, last; /* steps [first, last) of this walk */
+    int parts;           /* threads for this pass */
+    int by_columns;      /* they share out the columns of every phase, not the rows once for all steps */
 };
 
 /* Row `row` of slot `slot` of a [slots, B, width] array. */
@@ -123,16 +133,32 @@ CR_HIDDEN void cr_recurrent_close_operands(struct cr_recurrence *r);
 /* recurrent_prepare.c: the operands of the forward pass from prepared weights. */
 CR_HIDDEN enum cr_status cr_recurrent_open_prepared(struct cr_recurrence *r);
 
-/* C (+)= A times an operand + bias, for m rows of A [m, k], a_row apart, and of C, c_row apart. */
-CR_HIDDEN void cr_recurrent_product(const struct cr_recurrence *r, int number, int64_t m, const void *a, int64_t a_row,
-                                    void *c, int64_t c_row, int accumulate, const void *bias);
+/* The share's columns of a product with operand number `number`, which are those of its units in all gates. */
+CR_HIDDEN void cr_recurrent_multiply(const struct cr_recurrence *r, int number, const struct cr_share *share,
+                                     struct cr_product *product);
 
-/* One of the kernels of gates, for rows [row, row + m) of step t. */
-CR_HIDDEN void cr_recurrent_gates(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m,
-                                  void (*gates)(const struct cr_units *units));
+/* The same for the rows of a step: C (+)= A B + bias, rows of A [m, k] a_row apart, of C c_row apart. */
+CR_HIDDEN void cr_recurrent_product(const struct cr_recurrence *r, int number, const struct cr_share *share,
+                                    const void *a, int64_t a_row, void *c, int64_t c_row, int accumulate,
+                                    const void *bias);
 
-/* Rows shared out between threads; steps in the order of time, or against it. */
+/* One of the kernels of gates, for the share's rows and units. */
+CR_HIDDEN void cr_recurrent_gates(const struct cr_recurrence *r, const struct cr_share *share,
+                                  void (*kernel)(const struct cr_units *units));
+
+/* Forward, the end of a step: h goes into y. Backward, its beginning: the gradient at y is added to dh. */
+CR_HIDDEN void cr_recurrent_leave(const struct cr_recurrence *r, const struct cr_share *share);
+CR_HIDDEN void cr_recurrent_enter(const struct cr_recurrence *r, const struct cr_share *share);
+
+/* The share's columns [return, *end) of `columns`: whole panels. */
+CR_HIDDEN int64_t cr_recurrent_cut(const struct cr_recurrence *r, const struct cr_share *share, int64_t columns,
+                                   int64_t *end);
+
+/* Steps in the order of time, or against it, by `part` for its share of the rows; or by the caller for all of them. */
 CR_HIDDEN void cr_recurrent_walk(struct cr_recurrence *r, void (*part)(void *recurrence, int part, int parts));
+
+/* All phases of step t for rows [row, row + m), none of which has ended. */
+CR_HIDDEN void cr_recurrent_step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m);
 
 /* The rows [row, *end) from row on that have a step t, or those that have none: a run. Returns which. */
 CR_HIDDEN int cr_recurrent_run(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t rows, int64_t *end);

@@ -3,6 +3,20 @@
 
 #include "recurrent.h"
 
+void cr_recurrent_enter(const struct cr_recurrence *r, const struct cr_share *share)
+{
+    const int64_t size = r->kernels->size, t = share->t;
+    int64_t end;
+    const int64_t first = cr_recurrent_cut(r, share, r->R, &end);
+
+    for (int64_t row = share->row; row < share->row + share->m; row++) {
+        void *dh = cr_at(cr_row_of(r, r->dh, 0, row, r->R), first, size);
+        r->kernels->add(end - first, cr_at(r->dy->data, t * r->dy->time + row * r->dy->row + first, size), dh);
+        if (r->dh_all)
+            memcpy(cr_at(cr_row_of(r, r->dh_all, t, row, r->R), first, size), dh, (size_t)((end - first) * size));
+    }
+}
+
 static void run_part(void *context, int part, int parts)
 {
     const struct cr_recurrence *r = context;
@@ -15,12 +29,7 @@ static void run_part(void *context, int part, int parts)
         const int cut = r->truncate && t > 0 && t % r->truncate == 0;
         for (int64_t row = cr_cut(s->B, part, parts), end; row < rows; row = end) {
             if (!cr_recurrent_run(r, t, row, rows, &end)) continue;
-            for (int64_t i = row; i < end; i++) {
-                void *dh = cr_row_of(r, r->dh, 0, i, r->R);
-                r->kernels->add(r->R, cr_at(r->dy->data, t * r->dy->time + i * r->dy->row, size), dh);
-                if (r->dh_all) memcpy(cr_row_of(r, r->dh_all, t, i, r->R), dh, (size_t)(r->R * size));
-            }
-            r->step(r, t, row, end - row);
+            cr_recurrent_step(r, t, row, end - row);
             if (cut) {
                 memset(cr_row_of(r, r->dh, 0, row, r->R), 0, (size_t)((end - row) * r->R * size));
                 if (r->has_c) memset(cr_row_of(r, r->dc, 0, row, s->H), 0, (size_t)((end - row) * s->H * size));

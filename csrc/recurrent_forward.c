@@ -17,34 +17,76 @@ static int64_t rows_of_chunk(int64_t row_bytes)
 
 /* ---- the input part ---- */
 
+struct input_part {
+    const struct cr_recurrence *r;
+    struct cr_product product;
+};
+
+static void run_input_columns(void *context, int part, int parts)
+{
+    const struct input_part *input = context;
+    const struct cr_share share = {.part = part, .parts = parts};
+    struct cr_product product = input->product;
+    cr_recurrent_multiply(input->r, CR_W, &share, &product);
+}
+
+static void run_input_rows(void *context, int part, int parts)
+{
+    const struct input_part *input = context;
+    const struct cr_share all = {.parts = 1};
+    const int64_t size = input->r->kernels->size;
+    struct cr_product product = input->product;
+    struct cr_rows *rows = &product.rows;
+    int64_t *const count = rows->outer > 1 ? &rows->outer : &rows->inner;
+    const int64_t start = cr_cut(*count, part, parts);
+
+    product.a = cr_at(product.a, start * (rows->outer > 1 ? rows->a_outer : rows->a_inner), size);
+    product.c = cr_at(product.c, start * (rows->outer > 1 ? rows->c_outer : rows->c_inner), size);
+    *count = cr_cut(*count, part + 1, parts) - start;
+    cr_recurrent_multiply(input->r, CR_W, &all, &product);
+}
+
 /* W x + b of steps [first, last), into the gates. */
 static void project(const struct cr_recurrence *r, const struct cr_series *x)
 {
     const struct cr_sequence *s = r->sequence;
     const int64_t steps = r->last - r->first, B = s->B, width = r->gates * s->H;
-    struct cr_product product = {
-        .b = &r->operand[CR_W],
+    struct input_part input = {r, {
         .a = cr_at(x->data, r->first * x->time, r->kernels->size),
         .c = cr_row_of(r, r->gate_values, r->first - r->kept, 0, width),
         .bias = r->weights->b_ih,
-    };
+    }};
+    struct cr_rows *rows = &input.product.rows;
 
     /* Tiles lie along whatever is longer: all rows at once, if x lets them be counted through, steps or the batch. */
     if (B == 1 || steps == 1 || x->time == B * x->row)
-        product.rows = (struct cr_rows){.outer = 1, .inner = steps * B, .a_inner = B == 1 ? x->time : x->row,
-                                        .c_inner = width};
+        *rows = (struct cr_rows){.outer = 1, .inner = steps * B, .a_inner = B == 1 ? x->time : x->row,
+                                 .c_inner = width};
     else if (steps > B)
-        product.rows = (struct cr_rows){.outer = B, .inner = steps, .a_outer = x->row, .a_inner = x->time,
-                                        .c_outer = width, .c_inner = B * width};
+        *rows = (struct cr_rows){.outer = B, .inner = steps, .a_outer = x->row, .a_inner = x->time,
+                                 .c_outer = width, .c_inner = B * width};
     else
-        product.rows = (struct cr_rows){.outer = steps, .inner = B, .a_outer = x->time, .a_inner = x->row,
-                                        .c_outer = B * width, .c_inner = width};
-    product.rows.a_k = x->column;
-    const double operations = (double)steps * (double)B * (double)s->inputs * (double)width;
-    cr_product(&product, cr_parts(operations));
+        *rows = (struct cr_rows){.outer = steps, .inner = B, .a_outer = x->time, .a_inner = x->row,
+                                 .c_outer = B * width, .c_inner = width};
+    rows->a_k = x->column;
+    const int64_t most = rows->outer > 1 ? rows->outer : rows->inner;
+    cr_parallel(r->by_columns ? r->parts : (int)cr_smaller(r->parts, most),
+                r->by_columns ? run_input_columns : run_input_rows, &input);
 }
 
 /* ---- the walk ---- */
+
+void cr_recurrent_leave(const struct cr_recurrence *r, const struct cr_share *share)
+{
+    const int64_t size = r->kernels->size;
+    int64_t end;
+    const int64_t first = cr_recurrent_cut(r, share, r->R, &end);
+
+    for (int64_t row = share->row; row < share->row + share->m; row++)
+        memcpy(cr_at(r->y->data, share->t * r->y->time + row * r->y->row + first, size),
+               cr_at(cr_row_of(r, r->h, (share->t + 1) & r->slots, row, r->R), first, size),
+               (size_t)((end - first) * size));
+}
 
 static void run_part(void *context, int part, int parts)
 {
@@ -54,37 +96,33 @@ static void run_part(void *context, int part, int parts)
 
     cr_set_float_mode(cr_flushing(mode));
     for (int64_t t = r->first; t < r->last; t++)
-        for (int64_t row = cr_cut(r->sequence->B, part, parts), end; row < rows; row = end) {
-            const int runs = cr_recurrent_run(r, t, row, rows, &end);
-            if (runs) r->step(r, t, row, end - row);
-            for (; row < end; row++) {
-                void *y = cr_at(r->y->data, t * r->y->time + row * r->y->row, size);
-                if (runs)
-                    memcpy(y, cr_row_of(r, r->h, (t + 1) & r->slots, row, r->R), (size_t)(r->R * size));
-                else
-                    memset(y, 0, (size_t)(r->R * size));
-            }
-        }
+        for (int64_t row = cr_cut(r->sequence->B, part, parts), end; row < rows; row = end)
+            if (cr_recurrent_run(r, t, row, rows, &end))
+                cr_recurrent_step(r, t, row, end - row);
+            else
+                for (int64_t i = row; i < end; i++)
+                    memset(cr_at(r->y->data, t * r->y->time + i * r->y->row, size), 0, (size_t)(r->R * size));
     cr_set_float_mode(mode);
 }
 
-/* Arrays: the cache's; without one, the state is stepped where it is wanted in the end, and the workspace has room for a
- * chunk of steps. */
+/* Arrays: the cache's; without one, the workspace has room for a chunk of steps. The state is then stepped where it is
+ * wanted in the end; or, if others still read what one has written, from one of two slots into the other. */
 static enum cr_status open_arrays(struct cr_recurrence *r, const struct cr_state *last, const struct cr_cache *cache,
                                   int64_t chunk, struct cr_scratch *workspace)
 {
     const struct cr_sequence *s = r->sequence;
-    const int64_t rows = s->B * r->kernels->size;
+    const int64_t rows = s->B * r->kernels->size, slots = r->by_columns ? 2 : 1;
+    const int in_place = !r->by_columns;
     const int64_t bytes[] = {
         cache ? 0 : chunk * rows * r->gates * s->H,
         cache || !r->has_extra ? 0 : chunk * rows * s->H,
-        cache || last->h ? 0 : rows * r->R,
-        cache || last->c || !r->has_c ? 0 : rows * s->H,
+        cache || (in_place && last->h) ? 0 : slots * rows * r->R,
+        cache || (in_place && last->c) || !r->has_c ? 0 : slots * rows * s->H,
     };
     char *const room = cr_scratch_open(workspace, bytes[0] + bytes[1] + bytes[2] + bytes[3]);
     if (!room) return CR_OUT_OF_MEMORY;
 
-    r->slots = cache ? -1 : 0;
+    r->slots = cache ? -1 : slots - 1;
     if (cache) {
         r->h = cache->h;
         r->c = cache->c;
@@ -109,12 +147,12 @@ static void set_first(const struct cr_recurrence *r, char *into, int64_t width, 
         memset(into, 0, bytes);
 }
 
-/* into [B, width]: the last state of each row, from the slots of a cache. */
+/* into [B, width]: the last state of each row, from its slot. */
 static void copy_last(const struct cr_recurrence *r, char *from, int64_t width, void *into)
 {
     const struct cr_sequence *s = r->sequence;
-    for (int64_t b = 0; into && b < s->B; b++) {
-        const int64_t end = s->lengths ? s->lengths[b] : s->T;
+    for (int64_t b = 0; into && into != from && b < s->B; b++) {
+        const int64_t end = (s->lengths ? s->lengths[b] : s->T) & r->slots;
         memcpy(cr_row_of(r, into, 0, b, width), cr_row_of(r, from, end, b, width), (size_t)(width * r->kernels->size));
     }
 }
@@ -142,10 +180,8 @@ enum cr_status cr_recurrent_forward(struct cr_recurrence *r, const struct cr_ser
             project(r, x);
             cr_recurrent_walk(r, run_part);
         }
-        if (cache) {
-            copy_last(r, r->h, r->R, last->h);
-            if (r->has_c) copy_last(r, r->c, s->H, last->c);
-        }
+        copy_last(r, r->h, r->R, last->h);
+        if (r->has_c) copy_last(r, r->c, s->H, last->c);
     }
     cr_recurrent_close_operands(r);
     cr_scratch_close(&workspace);

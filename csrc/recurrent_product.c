@@ -21,7 +21,8 @@ void cr_operand_pack(struct cr_operand *operand, const struct cr_kernels *kernel
 }
 
 enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kernels *kernels,
-                               const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows, int64_t products)
+                               const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows, int64_t products,
+                               int parts)
 {
     /* A packed matrix is read several times as fast by tiles of many rows: rows of the original that lie a power of two
      * apart share a few cache sets. One row streams the original just as well. Packing costs about four products. */
@@ -36,32 +37,27 @@ enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kerne
         operand->panels = (struct cr_panels){.data = matrix->data, .width = width, .row = matrix->row, .next = width};
         return CR_OK;
     }
-    void *const packed = cr_allocate(in_turn ? k * width * kernels->size : cr_operand_bytes(kernels, k, n));
+    void *const packed = cr_allocate(in_turn ? parts * k * width * kernels->size : cr_operand_bytes(kernels, k, n));
     if (!packed) return CR_OUT_OF_MEMORY;
     cr_operand_pack(operand, kernels, in_turn ? NULL : matrix, k, n, packed);
     operand->packed = packed;
-    if (in_turn) {
-        operand->panels.next = 0;
-        operand->unpacked = *matrix;
-    }
+    if (in_turn) operand->unpacked = *matrix;
     return CR_OK;
 }
 
 void cr_operand_close(struct cr_operand *operand) { cr_release(operand->packed); }
 
-/* Columns [j, j + tile->n) of all rows. */
-static void run_columns(const struct cr_product *product, struct cr_tile *tile, int64_t j)
+/* Columns [j, j + tile->n) of all rows, from panels at b. */
+static void run_rows(const struct cr_product *product, struct cr_tile *tile, int64_t j, const void *b)
 {
-    const struct cr_operand *b = product->b;
-    const struct cr_kernels *kernels = b->kernels;
     const struct cr_rows *rows = &product->rows;
-    const int64_t size = kernels->size, blocks = cr_ceil_div(rows->inner, kernels->rows);
-    const int64_t panel = j / b->panels.width * b->panels.next;
+    const int64_t depth = product->b->k, size = product->b->kernels->size, most = product->b->kernels->rows;
+    const int64_t blocks = cr_ceil_div(rows->inner, most);
 
-    for (int64_t k = 0; k < b->k; k += DEPTH) {
-        tile->k = cr_smaller(DEPTH, b->k - k);
-        tile->b = cr_at(b->panels.data, panel + k * b->panels.row, size);
-        tile->bias_column = product->bias && k + tile->k == b->k ? cr_at(product->bias, j, size) : NULL;
+    for (int64_t k = 0; k < depth; k += DEPTH) {
+        tile->k = cr_smaller(DEPTH, depth - k);
+        tile->b = cr_at(b, k * tile->b_k, size);
+        tile->bias_column = product->bias && k + tile->k == depth ? cr_at(product->bias, j, size) : NULL;
         tile->accumulate = product->accumulate || k > 0;
         for (int64_t i = 0; i < rows->outer; i++)
             for (int64_t block = 0; block < blocks; block++) {
@@ -69,61 +65,37 @@ static void run_columns(const struct cr_product *product, struct cr_tile *tile, 
                 tile->m = (int)(cr_cut(rows->inner, block + 1, blocks) - row);
                 tile->a = cr_at(product->a, i * rows->a_outer + row * rows->a_inner + k * rows->a_k, size);
                 tile->c = cr_at(product->c, i * rows->c_outer + row * rows->c_inner + j, size);
-                kernels->product(tile);
+                product->b->kernels->product(tile);
             }
     }
 }
 
-/* Columns of a tile, or of those next to each other that one row goes through at once. */
-static int64_t columns_at_once(const struct cr_product *product)
-{
-    const struct cr_operand *b = product->b;
-    return product->rows.inner == 1 && !b->unpacked.data ? b->kernels->row_columns : b->kernels->columns;
-}
-
-static void run_part_of_columns(void *context, int part, int parts)
+void cr_product(const struct cr_product *product, int64_t first, int64_t end, int part)
 {
     static const struct cr_step step = {0, 0};
-    const struct cr_product *product = context;
     const struct cr_operand *b = product->b;
+    const struct cr_panels *panels = &b->panels;
     const struct cr_matrix *unpacked = &b->unpacked;
-    const int64_t width = columns_at_once(product), pieces = cr_ceil_div(b->n, width);
+    const int64_t width = panels->width, size = b->kernels->size;
+    const int64_t most = product->rows.inner == 1 && !unpacked->data ? b->kernels->row_columns : width;
+    const struct cr_panels room = {
+        .data = cr_at(panels->data, part * b->k * width, size), .width = width, .row = width, .fold = 1};
     struct cr_tile tile = {
         .steps = &step,
         .batch = 1,
         .a_row = product->rows.a_inner,
         .a_k = product->rows.a_k,
-        .b_k = b->panels.row,
-        .b_gap = b->panels.next - b->panels.width,
+        .b_k = panels->row,
+        .b_gap = panels->next - width,
         .c_row = product->rows.c_inner,
         .c_column = 1,
     };
-    for (int64_t piece = cr_cut(pieces, part, parts); piece < cr_cut(pieces, part + 1, parts); piece++) {
-        const int64_t j = piece * width;
-        tile.n = (int)cr_smaller(width, b->n - j);
+    for (int64_t j = first; j < end; j += tile.n) {
+        tile.n = (int)cr_smaller(j % width ? width - j % width : most, end - j);
         if (unpacked->data)
-            b->kernels->pack(&b->panels, cr_at(unpacked->data, j * unpacked->column, b->kernels->size), b->k, tile.n,
-                             unpacked->row, unpacked->column);
-        run_columns(product, &tile, j);
+            b->kernels->pack(&room, cr_at(unpacked->data, j * unpacked->column, size), b->k, tile.n, unpacked->row,
+                             unpacked->column);
+        run_rows(product, &tile, j,
+                 unpacked->data ? room.data : cr_at(panels->data, j / width * panels->next + j % width, size));
     }
-}
-
-static void run_part_of_rows(void *context, int part, int parts)
-{
-    struct cr_product product = *(const struct cr_product *)context;
-    struct cr_rows *rows = &product.rows;
-    int64_t *const count = rows->outer > 1 ? &rows->outer : &rows->inner;
-    const int64_t start = cr_cut(*count, part, parts), size = product.b->kernels->size;
-
-    product.a = cr_at(product.a, start * (rows->outer > 1 ? rows->a_outer : rows->a_inner), size);
-    product.c = cr_at(product.c, start * (rows->outer > 1 ? rows->c_outer : rows->c_inner), size);
-    *count = cr_cut(*count, part + 1, parts) - start;
-    run_part_of_columns(&product, 0, 1);
-}
-
-void cr_product(const struct cr_product *product, int parts)
-{
-    const int64_t outer = product->rows.outer, inner = product->rows.inner;
-    const int64_t most = outer > 1 ? outer : inner;
-    cr_parallel((int)cr_smaller(parts, most), run_part_of_rows, (void *)(uintptr_t)product);
 }

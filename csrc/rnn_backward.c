@@ -1,11 +1,16 @@
 /* The vanilla recurrent network, backward: dgates = dh s'(.), dh_{t-1} = dgates U. */
 #include "recurrent.h"
 
-static void step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m)
+static void gates(const struct cr_recurrence *r, const struct cr_share *share)
 {
-    const struct cr_units first = cr_units_of(r, t, row);
-    cr_recurrent_gates(r, t, row, m, r->kernels->rnn_gates_adjoint);
-    cr_recurrent_product(r, CR_U, m, first.dgates, first.n, first.dh, r->R, 0, NULL);
+    cr_recurrent_enter(r, share);
+    cr_recurrent_gates(r, share, r->kernels->rnn_gates_adjoint);
+}
+
+static void before(const struct cr_recurrence *r, const struct cr_share *share)
+{
+    const struct cr_units units = cr_units_of(r, share->t, share->row);
+    cr_recurrent_product(r, CR_U, share, units.dgates, units.n, units.dh, r->R, 0, NULL);
 }
 
 enum cr_status cr_rnn_backward(const struct cr_sequence *sequence, const struct cr_series *x,
@@ -15,6 +20,8 @@ enum cr_status cr_rnn_backward(const struct cr_sequence *sequence, const struct 
                                const struct cr_state *dstate, void *dh)
 {
     struct cr_recurrence r = cr_rnn_cell(sequence, weights);
-    r.step = step;
+    r.phases = 2;
+    r.phase[0] = gates;
+    r.phase[1] = before;
     return cr_recurrent_backward(&r, x, cache, dy, dlast, truncate, dx, dweights, dstate, dh);
 }

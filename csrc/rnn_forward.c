@@ -7,11 +7,12 @@ struct cr_recurrence cr_rnn_cell(const struct cr_sequence *sequence, const struc
         .sequence = sequence, .weights = weights, .gates = 1, .pieces = 1, .piece = {{.first = 0, .gates = 1}}};
 }
 
-static void step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m)
+static void step(const struct cr_recurrence *r, const struct cr_share *share)
 {
-    const struct cr_units first = cr_units_of(r, t, row);
-    cr_recurrent_product(r, CR_U, m, first.h_before, r->R, first.gates, first.n, 1, r->weights->b_hh);
-    cr_recurrent_gates(r, t, row, m, r->kernels->rnn_gates);
+    const struct cr_units units = cr_units_of(r, share->t, share->row);
+    cr_recurrent_product(r, CR_U, share, units.h_before, r->R, units.gates, units.n, 1, r->weights->b_hh);
+    cr_recurrent_gates(r, share, r->kernels->rnn_gates);
+    cr_recurrent_leave(r, share);
 }
 
 enum cr_status cr_rnn_forward(const struct cr_sequence *sequence, const struct cr_series *x,
@@ -19,6 +20,7 @@ enum cr_status cr_rnn_forward(const struct cr_sequence *sequence, const struct c
                               const struct cr_series *y, const struct cr_state *last, const struct cr_cache *cache)
 {
     struct cr_recurrence r = cr_rnn_cell(sequence, weights);
-    r.step = step;
+    r.phases = 1;
+    r.phase[0] = step;
     return cr_recurrent_forward(&r, x, state, y, last, cache);
 }
