@@ -150,6 +150,7 @@ def test_inference_is_training(kind, head, words, isa, dtype):
 
 
 @pytest.mark.parametrize("head, words", [("t20b64i32h64", ()), ("t40b3i20h96", ()), ("t200b1i64h48", ()),
+                                         ("t4b3i20h400", ("l4,0,3",)),
                                          ("t9b70i5h33", ("l" + ",".join(str(row * 7 % 10) for row in range(70)),))])
 def test_thread_counts(kind, head, words, isa):
     problem, arrays = random_arrays(of_kind(kind, head, *words), "float32")
