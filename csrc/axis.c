@@ -99,6 +99,20 @@ void cr_axis_reach(const struct cr_axis *axis, int64_t target, int64_t end, int6
     *source_end = cr_larger(*source, cr_smaller(axis->sources, last + 1));
 }
 
+int64_t cr_axis_sources(const struct cr_axis *axis, int64_t targets)
+{
+    const int64_t reach = (axis->kernel - 1) * axis->dilation, s = axis->stride;
+    const int64_t most = axis->backward ? (targets - 1 + reach) / s + 1 : (targets - 1) * s + reach + 1;
+    return cr_smaller(axis->sources, most);
+}
+
+int64_t cr_axis_targets(const struct cr_axis *axis, int64_t sources)
+{
+    const int64_t reach = (axis->kernel - 1) * axis->dilation, s = axis->stride;
+    if (sources >= axis->sources) return axis->targets;
+    return cr_smaller(axis->targets, cr_larger(0, axis->backward ? sources * s - reach : (sources - reach - 1 + s) / s));
+}
+
 int64_t cr_axis_source(const struct cr_axis *axis, int64_t target, int64_t tap)
 {
     return folded(target * axis->stride + tap * axis->dilation - axis->low, axis->sources, axis->mode);
@@ -218,10 +232,10 @@ int64_t cr_axis_tap_run(const struct cr_axis *axis, int64_t tap, int64_t *target
     return 1;
 }
 
-void cr_rectangles(const struct cr_axis *axis, int64_t row, int64_t row_end, struct cr_rectangle *rectangle,
-                   void (*visit)(void *context), void *context)
+void cr_rectangles(const struct cr_axis *axis, int64_t row, int64_t row_end, int64_t column, int64_t column_end,
+                   struct cr_rectangle *rectangle, void (*visit)(void *context), void *context)
 {
-    const int64_t height = axis[1].targets, width = axis[2].targets;
+    const int64_t height = axis[1].targets;
     int64_t *const target = rectangle->target, *const count = rectangle->count;
 
     while (row < row_end) {
@@ -232,10 +246,10 @@ void cr_rectangles(const struct cr_axis *axis, int64_t row, int64_t row_end, str
         for (int64_t phase = h0; phase < cr_smaller(h1, h0 + axis[1].phases); phase++)
             for (target[1] = phase; target[1] < h1; target[1] += count[1] * axis[1].phases) {
                 rectangle->pair_count[1] = cr_axis_run(&axis[1], target[1], h1, rectangle->pairs[1], &count[1]);
-                for (int64_t w = 0; w < axis[2].phases; w++)
-                    for (target[2] = w; target[2] < width; target[2] += count[2] * axis[2].phases) {
+                for (int64_t w = column; w < cr_smaller(column_end, column + axis[2].phases); w++)
+                    for (target[2] = w; target[2] < column_end; target[2] += count[2] * axis[2].phases) {
                         rectangle->pair_count[2] =
-                            cr_axis_run(&axis[2], target[2], width, rectangle->pairs[2], &count[2]);
+                            cr_axis_run(&axis[2], target[2], column_end, rectangle->pairs[2], &count[2]);
                         visit(context);
                     }
             }

@@ -55,6 +55,11 @@ CR_HIDDEN int64_t cr_axis_source_step(const struct cr_axis *axis);
 CR_HIDDEN void cr_axis_reach(const struct cr_axis *axis, int64_t target, int64_t end, int64_t *source,
                              int64_t *source_end);
 
+/* The most sources from the first to the last one that `targets` neighbouring targets read; and the most targets that
+ * read no more than `sources`, at least 0. */
+CR_HIDDEN int64_t cr_axis_sources(const struct cr_axis *axis, int64_t targets);
+CR_HIDDEN int64_t cr_axis_targets(const struct cr_axis *axis, int64_t sources);
+
 /* Forward: the source that target reads with tap, or -1 if it is padding that counts as nothing. */
 CR_HIDDEN int64_t cr_axis_source(const struct cr_axis *axis, int64_t target, int64_t tap);
 
@@ -70,9 +75,11 @@ struct cr_rectangle {
     struct cr_pair *pairs[3]; /* room for cr_axis_pairs each */
 };
 
-/* axis [3]. Visits the rectangles that make up rows [row, row_end), a row being a (depth, height) pair of targets. */
-CR_HIDDEN void cr_rectangles(const struct cr_axis *axis, int64_t row, int64_t row_end,
-                             struct cr_rectangle *rectangle, void (*visit)(void *context), void *context);
+/* axis [3]. Visits the rectangles that make up columns [column, column_end) of rows [row, row_end), a row being a
+ * (depth, height) pair of targets. */
+CR_HIDDEN void cr_rectangles(const struct cr_axis *axis, int64_t row, int64_t row_end, int64_t column,
+                             int64_t column_end, struct cr_rectangle *rectangle, void (*visit)(void *context),
+                             void *context);
 
 /* -------------------------------------------------------------------------------------------------- gather ---- */
 

@@ -94,8 +94,8 @@ static void run_part(void *context, int part, int parts)
         walk.channel = unit % C;
         walk.channel_end = cr_smaller(C, walk.channel + end - unit);
         if (plan->dx) clear(&walk);
-        cr_rectangles(plan->axis, 0, plan->axis[0].targets * plan->axis[1].targets, &walk.rectangle, run_rectangle,
-                      &walk);
+        cr_rectangles(plan->axis, 0, plan->axis[0].targets * plan->axis[1].targets, 0, plan->axis[2].targets,
+                      &walk.rectangle, run_rectangle, &walk);
         unit += walk.channel_end - walk.channel;
     }
 }
