@@ -56,7 +56,8 @@ void cr_recurrent_multiply(const struct cr_recurrence *r, int number, const stru
                            struct cr_product *product)
 {
     const int64_t n = r->operand[number].n;
-    const int64_t gates = share->parts == 1 || r->dgates || number == CR_V ? 1 : n / r->sequence->H, units = n / gates;
+    const int64_t gates = share->parts == 1 || r->dgates || number == CR_V ? 1 : n / r->sequence->H;
+    const int64_t units = gates == 1 ? n : r->sequence->H;
     int64_t end;
     const int64_t first = cr_recurrent_cut(r, share, units, &end);
 
@@ -194,31 +195,4 @@ int cr_recurrent_run(const struct cr_recurrence *r, int64_t t, int64_t row, int6
 void cr_recurrent_walk(struct cr_recurrence *r, void (*part)(void *recurrence, int part, int parts))
 {
     cr_parallel(r->by_columns ? 1 : (int)cr_smaller(r->parts, cr_larger(1, r->sequence->B)), part, r);
-}
-
-struct cr_units cr_units_of(const struct cr_recurrence *r, int64_t t, int64_t row)
-{
-    const struct cr_sequence *s = r->sequence;
-    const int64_t H = s->H, slot = t - r->kept, before = t & r->slots, after = (t + 1) & r->slots;
-    struct cr_units units = {
-        .n = H,
-        .activation = s->activation,
-        .reset_after = s->reset_after,
-        .gates = cr_row_of(r, r->gate_values, slot, row, r->gates * H),
-        .h_before = cr_row_of(r, r->h, before, row, r->R),
-        .h = cr_row_of(r, r->h, after, row, r->R),
-    };
-    if (r->has_extra) units.extra = cr_row_of(r, r->extra, slot, row, H);
-    if (s->P) units.h = units.extra; /* to be projected */
-    if (r->has_c) {
-        units.c_before = cr_row_of(r, r->c, before, row, H);
-        units.c = cr_row_of(r, r->c, after, row, H);
-    }
-    if (r->dgates) {
-        units.dgates = cr_row_of(r, r->dgates, t, row, r->gates * H);
-        units.dh = cr_row_of(r, r->dm ? r->dm : r->dh, 0, row, H);
-        if (r->has_c) units.dc = cr_row_of(r, r->dc, 0, row, H);
-        if (r->dextra) units.dextra = cr_row_of(r, r->dextra, t, row, H);
-    }
-    return units;
 }

@@ -117,8 +117,33 @@ static inline void *cr_row_of(const struct cr_recurrence *r, char *base, int64_t
     return base + (slot * r->sequence->B + row) * width * r->kernels->size;
 }
 
-/* What a kernel needs of row `row` in step t. */
-CR_HIDDEN struct cr_units cr_units_of(const struct cr_recurrence *r, int64_t t, int64_t row);
+/* What a kernel needs of row `row` in step t. Inline, since most ask for some of it. */
+static inline struct cr_units cr_units_of(const struct cr_recurrence *r, int64_t t, int64_t row)
+{
+    const struct cr_sequence *s = r->sequence;
+    const int64_t H = s->H, slot = t - r->kept, before = t & r->slots, after = (t + 1) & r->slots;
+    struct cr_units units = {
+        .n = H,
+        .activation = s->activation,
+        .reset_after = s->reset_after,
+        .gates = cr_row_of(r, r->gate_values, slot, row, r->gates * H),
+        .h_before = cr_row_of(r, r->h, before, row, r->R),
+        .h = cr_row_of(r, r->h, after, row, r->R),
+    };
+    if (r->has_extra) units.extra = cr_row_of(r, r->extra, slot, row, H);
+    if (s->P) units.h = units.extra; /* to be projected */
+    if (r->has_c) {
+        units.c_before = cr_row_of(r, r->c, before, row, H);
+        units.c = cr_row_of(r, r->c, after, row, H);
+    }
+    if (r->dgates) {
+        units.dgates = cr_row_of(r, r->dgates, t, row, r->gates * H);
+        units.dh = cr_row_of(r, r->dm ? r->dm : r->dh, 0, row, H);
+        if (r->has_c) units.dc = cr_row_of(r, r->dc, 0, row, H);
+        if (r->dextra) units.dextra = cr_row_of(r, r->dextra, t, row, H);
+    }
+    return units;
+}
 
 /* Checks what r came with, and sets kernels and R. */
 CR_HIDDEN enum cr_status cr_recurrent_open(struct cr_recurrence *r);

@@ -47,12 +47,13 @@ enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kerne
 
 void cr_operand_close(struct cr_operand *operand) { cr_release(operand->packed); }
 
-/* Columns [j, j + tile->n) of all rows, from panels at b. */
+/* Columns [j, j + tile->n) of all rows, from panels at b. Here and in cr_product one row is not cut with divisions: a
+ * step of 32 units takes 0.1 us, and six of them a third of that. */
 static void run_rows(const struct cr_product *product, struct cr_tile *tile, int64_t j, const void *b)
 {
     const struct cr_rows *rows = &product->rows;
     const int64_t depth = product->b->k, size = product->b->kernels->size, most = product->b->kernels->rows;
-    const int64_t blocks = cr_ceil_div(rows->inner, most);
+    const int64_t blocks = rows->inner > most ? cr_ceil_div(rows->inner, most) : rows->inner > 0;
 
     for (int64_t k = 0; k < depth; k += DEPTH) {
         tile->k = cr_smaller(DEPTH, depth - k);
@@ -60,9 +61,8 @@ static void run_rows(const struct cr_product *product, struct cr_tile *tile, int
         tile->bias_column = product->bias && k + tile->k == depth ? cr_at(product->bias, j, size) : NULL;
         tile->accumulate = product->accumulate || k > 0;
         for (int64_t i = 0; i < rows->outer; i++)
-            for (int64_t block = 0; block < blocks; block++) {
-                const int64_t row = cr_cut(rows->inner, block, blocks);
-                tile->m = (int)(cr_cut(rows->inner, block + 1, blocks) - row);
+            for (int64_t row = 0, left = blocks; left > 0; row += tile->m, left--) {
+                tile->m = (int)(left > 1 ? cr_ceil_div(rows->inner - row, left) : rows->inner - row);
                 tile->a = cr_at(product->a, i * rows->a_outer + row * rows->a_inner + k * rows->a_k, size);
                 tile->c = cr_at(product->c, i * rows->c_outer + row * rows->c_inner + j, size);
                 product->b->kernels->product(tile);
@@ -70,16 +70,25 @@ static void run_rows(const struct cr_product *product, struct cr_tile *tile, int
     }
 }
 
+/* Columns [j, j + n) of an operand that is not packed, in the room of part `part`. */
+static const void *packed_in_turn(const struct cr_operand *b, int64_t j, int64_t n, int part)
+{
+    const struct cr_matrix *matrix = &b->unpacked;
+    const int64_t width = b->panels.width, size = b->kernels->size;
+    const struct cr_panels room = {
+        .data = cr_at(b->panels.data, part * b->k * width, size), .width = width, .row = width, .fold = 1};
+    b->kernels->pack(&room, cr_at(matrix->data, j * matrix->column, size), b->k, n, matrix->row, matrix->column);
+    return room.data;
+}
+
 void cr_product(const struct cr_product *product, int64_t first, int64_t end, int part)
 {
     static const struct cr_step step = {0, 0};
     const struct cr_operand *b = product->b;
     const struct cr_panels *panels = &b->panels;
-    const struct cr_matrix *unpacked = &b->unpacked;
     const int64_t width = panels->width, size = b->kernels->size;
-    const int64_t most = product->rows.inner == 1 && !unpacked->data ? b->kernels->row_columns : width;
-    const struct cr_panels room = {
-        .data = cr_at(panels->data, part * b->k * width, size), .width = width, .row = width, .fold = 1};
+    const int in_turn = b->unpacked.data != NULL;
+    const int64_t most = product->rows.inner == 1 && !in_turn ? b->kernels->row_columns : width;
     struct cr_tile tile = {
         .steps = &step,
         .batch = 1,
@@ -90,12 +99,11 @@ void cr_product(const struct cr_product *product, int64_t first, int64_t end, in
         .c_row = product->rows.c_inner,
         .c_column = 1,
     };
-    for (int64_t j = first; j < end; j += tile.n) {
-        tile.n = (int)cr_smaller(j % width ? width - j % width : most, end - j);
-        if (unpacked->data)
-            b->kernels->pack(&room, cr_at(unpacked->data, j * unpacked->column, size), b->k, tile.n, unpacked->row,
-                             unpacked->column);
+    int64_t inside = first ? first % width : 0, panel = first ? first / width * panels->next : 0;
+    for (int64_t j = first; j < end; j += tile.n, inside += tile.n) {
+        for (; inside >= width; inside -= width) panel += panels->next;
+        tile.n = (int)cr_smaller(inside ? width - inside : most, end - j);
         run_rows(product, &tile, j,
-                 unpacked->data ? room.data : cr_at(panels->data, j / width * panels->next + j % width, size));
+                 in_turn ? packed_in_turn(b, j, tile.n, part) : cr_at(panels->data, panel + inside, size));
     }
 }
