@@ -31,8 +31,9 @@ enum { BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18, STAGE_BYTES = 1 << 18 };
 /* Columns of a segment, at least: ten tiles or so, of which the last need not be full. */
 enum { SEGMENT_LEAST = 128 };
 
-/* Multiply-adds with each element of x from which on a transposed copy of it pays: it costs a third of a cycle. */
-enum { WORTH_STAGING = 128 };
+/* Multiply-adds with each element of x from which on a transposed copy of it pays: it costs a third of a cycle, and a
+ * cache line of its own for each element that is read where it lies costs more. */
+enum { WORTH_STAGING = 16 };
 
 struct plan {
     const struct cr_gather *gather;
@@ -310,7 +311,7 @@ static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t chan
     const struct cr_tensor *x = plan->gather->x;
     const int64_t size = plan->kernels->size, width = plan->stage_row, segment = row / plan->rows;
     const int64_t image = segment / plan->segments;
-    const int pixels = plan->orientation == PIXELS;
+    const int pixels = plan->orientation == PIXELS, lanes = plan->kernels->lanes;
     int64_t first, last, column, left, right;
 
     cr_axis_reach(&plan->gather->axis[1], row % plan->rows, (end - 1) % plan->rows + 1, &first, &last);
@@ -319,7 +320,9 @@ static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t chan
     assert(last - first <= plan->stage_rows && right - left <= width);
     walk->x = (struct cr_tensor){
         .data = walk->stage,
-        .channel = pixels ? plan->stage_rows * width : 1,
+        /* An odd number of vectors: a power of two apart, channels would share few cache sets, and take half as long
+         * again. */
+        .channel = pixels ? (cr_ceil_div(plan->stage_rows * width, lanes) | 1) * lanes : 1,
         .space = {0, pixels ? width : width * channels, pixels ? 1 : channels},
     };
     walk->first_row = first;
@@ -469,11 +472,12 @@ static double filling(int64_t extent, int lanes)
 }
 
 /* Whether a copy of what some rows of a segment read, of so many channels, fits STAGE_BYTES; then how they are cut. A
- * segment is as wide as leaves room for twice the rows that one row of y reads, so that few are copied twice. */
-static int set_stage(struct plan *plan, int64_t channels)
+ * segment is as wide as leaves room for twice the rows that one row of y reads, so that few are copied twice.
+ * spare: pixels that a channel has too many. */
+static int set_stage(struct plan *plan, int64_t channels, int64_t spare)
 {
     const struct cr_axis *height = &plan->gather->axis[1], *width = &plan->gather->axis[2];
-    const int64_t pixels = STAGE_BYTES / plan->kernels->size / cr_larger(channels, 1);
+    const int64_t pixels = STAGE_BYTES / plan->kernels->size / cr_larger(channels, 1) - spare;
     const int64_t rows = cr_axis_sources(height, cr_axis_targets(height, 2 * cr_axis_sources(height, 1)));
     const int64_t columns = cr_axis_targets(width, pixels / cr_larger(rows, 1));
 
@@ -493,35 +497,49 @@ static int is_depthwise(const struct cr_gather *gather)
     return gather->groups > 1 && gather->in_channels == 1 && gather->out_channels == 1;
 }
 
+/* Pixels side by side in x and in y: those of a row and a phase; with 1x1 kernels, of all rows that follow each other. */
+static int64_t pixels_of_line(const struct plan *plan)
+{
+    const struct cr_gather *gather = plan->gather;
+    const struct cr_axis *height = &gather->axis[1], *width = &gather->axis[2];
+    const int one_line = plan->taps == 1 && height->stride == 1 && width->stride == 1 &&
+                         height->sources == height->targets && width->sources == width->targets &&
+                         gather->x->space[1] == width->sources * gather->x->space[2] &&
+                         gather->y->space[1] == width->targets * gather->y->space[2];
+    return one_line ? height->targets * width->targets : cr_ceil_div(width->targets, width->phases);
+}
+
 /* Which tiles, and whether x is copied for them. */
 static void choose_tiles(struct plan *plan)
 {
     const struct cr_gather *gather = plan->gather;
     const struct cr_axis *width = &gather->axis[2];
     const int lanes = plan->kernels->lanes;
-    const int64_t row = cr_ceil_div(width->targets, width->phases);
+    const int64_t line = pixels_of_line(plan);
     const int by_channel = gather->x->channel == 1;
     const int by_pixel = cr_axis_source_step(width) * gather->x->space[2] == 1;
     const double used = (double)gather->out_channels * (double)plan->taps /
                         (width->backward ? 1 : (double)width->stride * (double)gather->axis[1].stride);
+    const int copy_pays = !by_channel && gather->in_channels >= lanes && used >= WORTH_STAGING;
+    const double by_channels = filling(gather->out_channels, lanes), by_pixels = filling(line, lanes);
 
     plan->stages = 0;
     plan->segments = 1;
     plan->orientation = CHANNELS;
     /* Rows as long as the longest tile are fastest where they lie: 64 channels of 16,000 pixels 299 us, copied 512. */
-    const int long_rows = by_pixel && row >= plan->kernels->row_columns;
+    const int long_rows = by_pixel && line >= plan->kernels->row_columns;
     if (is_depthwise(gather) && (by_channel || (!long_rows && gather->groups >= lanes &&
-                                                set_stage(plan, plan->kernels->columns)))) {
+                                                set_stage(plan, plan->kernels->columns, 0)))) {
         plan->orientation = DIAGONAL;
         plan->stages = !by_channel;
-    } else if (filling(row, lanes) > filling(gather->out_channels, lanes) &&
-               (by_pixel || (cr_axis_source_step(width) == 1 && gather->in_channels > 1 &&
-                             filling(row, lanes) > 2 * filling(gather->out_channels, lanes) &&
-                             set_stage(plan, plan->channel_chunk)))) {
+    } else if (by_pixel && by_pixels > by_channels * (!copy_pays ? 0.8 : plan->taps > 1 ? 1.1 : 1)) {
         plan->orientation = PIXELS;
-        plan->stages = !by_pixel;
-    } else if (!by_channel && gather->in_channels >= lanes && used >= WORTH_STAGING)
-        plan->stages = set_stage(plan, plan->channel_chunk);
+    } else if (!by_pixel && cr_axis_source_step(width) == 1 && gather->in_channels > 1 &&
+               by_pixels > 2 * by_channels && set_stage(plan, plan->channel_chunk, 2 * lanes)) {
+        plan->orientation = PIXELS;
+        plan->stages = 1;
+    } else if (copy_pays)
+        plan->stages = set_stage(plan, plan->channel_chunk, 0);
 }
 
 /* Batches of panels, bands of rows, and which of the two threads share out: rows where x is too large to be read once
