@@ -16,7 +16,7 @@
  * The terms of an output do not depend on how tiles are cut into blocks: results do not depend on N, nor on threads. */
 #include <string.h>
 
-#include "conv.h"
+#include "winograd.h"
 
 enum {
     BLOCK_TILES = 32,               /* the most tiles of a block, so that a small image has several, */
@@ -25,43 +25,32 @@ enum {
     CHUNK_CHANNELS = 128,           /* in-channels of a sum, */
     MOST_CHUNKS = 8,                /* or more, since M grows with the chunks */
     ROUND_BYTES = 12 * 1024 * 1024, /* of U, where it is evaluated before the first product */
-    WEIGHT_ROWS = 32,               /* in-channels of w that are packed at a time */
-    RUN_TILES = 8,                  /* tiles */
-    RUN_CHANNELS = 64,              /* and in-channels of x that are transposed at a time */
-    LINE = 64                       /* bytes of a cache line */
+    WEIGHT_ROWS = 32                /* in-channels of w that are packed at a time */
 };
 
 struct plan {
     const struct cr_gather *gather;
     const struct cr_kernels *kernels;
-    int form;                                         /* of kernels->winograd_*: m = 2, m = 4 */
-    int64_t m, side, points;                          /* outputs and pixels of a tile along an axis; all its pixels */
-    int64_t low[3];                                   /* along H, W: output 0 reads from pixel -low on, */
-    int64_t first_tap, tap_step[3];                   /* with this tap of w, and from tap to tap */
-    int64_t down, across, tiles;                      /* tiles of an image, and of all images */
-    int64_t blocks, panels_of_group, chunks;          /* what tiles, out-channels and in-channels are cut into */
-    int64_t v_row, v_plane, m_plane, m_part, u_plane; /* strides, in elements */
-    int64_t panel_elements;                           /* of U */
-    const char *u;                                    /* NULL: a panel is evaluated when it is needed, by chunks */
-    int64_t group, groups, panel, panels;             /* the round: these groups, of each these panels; u is theirs */
-    char *workspace;                                  /* [parts] of part_bytes */
+    int form;                                /* of kernels->winograd_*: m = 2, m = 4 */
+    struct cr_patches patches;               /* of x; their strides are those of V */
+    int64_t points;                          /* pixels of a patch */
+    int64_t first_tap, tap_step[3];          /* of w, that output 0 reads its first pixel with; from tap to tap */
+    int64_t tiles;                           /* of all images */
+    int64_t blocks, panels_of_group, chunks; /* what tiles, out-channels and in-channels are cut into */
+    int64_t m_plane, m_part, u_plane;        /* strides, in elements */
+    int64_t panel_elements;                  /* of U */
+    const char *u;                           /* NULL: a panel is evaluated when it is needed, by chunks */
+    int64_t group, groups, panel, panels;    /* the round: these groups, of each these panels; u is theirs */
+    char *workspace;                         /* [parts] of part_bytes */
     int64_t part_bytes, m_offset, u_offset, stage_offset, zeros_offset;
 };
 
 /* Where one part of the work stands. */
 struct walk {
     const struct plan *plan;
-    char *v, *m, *u, *stage, *zeros;
+    char *v, *m, *u, *stage;
     int64_t group, tile, tile_end;
 };
-
-/* A part of x, at hand pixel by pixel: rows from `row` on, columns from `column` on. */
-struct view {
-    const char *data;
-    int64_t row, column, row_step, column_step; /* steps in elements */
-};
-
-static int64_t rounded_up(int64_t n, int64_t multiple) { return cr_ceil_div(n, multiple) * multiple; }
 
 /* --------------------------------------------------------------------------------------------------- weights ---- */
 
@@ -113,95 +102,6 @@ static void evaluate_weights(const struct plan *plan, int64_t group, int64_t pan
     }
 }
 
-/* ---------------------------------------------------------------------------------------------------- images ---- */
-
-/* V of one tile of the block: in-channels [c, c + channels) of the group. */
-static void evaluate_tile(const struct walk *walk, int64_t tile, int64_t c, int64_t channels, const struct view *view)
-{
-    const struct plan *plan = walk->plan;
-    const struct cr_axis *axis = plan->gather->axis;
-    const int64_t size = plan->kernels->size, side = plan->side;
-    const int64_t top = tile / plan->across % plan->down * plan->m - plan->low[1];
-    const int64_t left = tile % plan->across * plan->m - plan->low[2];
-    const void *source[36];
-    const struct cr_evaluation evaluation = {
-        .source = source,
-        .target = cr_at(walk->v, (tile - walk->tile) * plan->v_row + c, size),
-        .rows = 1,
-        .n = channels,
-        .plane = plan->v_plane,
-    };
-
-    for (int64_t i = 0; i < side; i++)
-        for (int64_t j = 0; j < side; j++) {
-            const int64_t row = top + i, column = left + j;
-            const int inside = row >= 0 && row < axis[1].sources && column >= 0 && column < axis[2].sources;
-            source[i * side + j] = inside ? cr_at(view->data, (row - view->row) * view->row_step +
-                                                                  (column - view->column) * view->column_step, size)
-                                          : walk->zeros;
-        }
-    plan->kernels->winograd_input[plan->form](&evaluation);
-}
-
-/* The pixels that tiles [tile, tile + run) of a row of tiles read, with channels [c, c + channels) side by side. */
-static struct view transposed(const struct walk *walk, int64_t tile, int64_t run, int64_t c, int64_t channels)
-{
-    const struct plan *plan = walk->plan;
-    const struct cr_tensor *x = plan->gather->x;
-    const struct cr_axis *axis = plan->gather->axis;
-    const int64_t size = plan->kernels->size, pitch = RUN_CHANNELS;
-    const int64_t top = tile / plan->across % plan->down * plan->m - plan->low[1];
-    const int64_t left = tile % plan->across * plan->m - plan->low[2];
-    const int64_t row_end = cr_smaller(top + plan->side, axis[1].sources);
-    const int64_t columns = cr_smaller(left + run * plan->m + 2, axis[2].sources) - cr_larger(left, 0);
-    struct view view = {
-        .data = walk->stage,
-        .row = cr_larger(top, 0),
-        .column = cr_larger(left, 0),
-        .row_step = (plan->m * RUN_TILES + 2) * pitch,
-        .column_step = pitch,
-    };
-    const int64_t first = tile / (plan->across * plan->down) * x->batch +
-                          (walk->group * plan->gather->in_channels + c) * x->channel + view.column * x->space[2];
-
-    for (int64_t row = view.row; row < row_end && columns > 0; row++) {
-        const struct cr_panels pixels = {
-            .data = cr_at(walk->stage, (row - view.row) * view.row_step, size),
-            .width = pitch,
-            .row = pitch,
-            .fold = 1,
-        };
-        plan->kernels->pack(&pixels, cr_at(x->data, first + row * x->space[1], size), columns, channels, x->space[2],
-                            x->channel);
-    }
-    return view;
-}
-
-/* V of the block. */
-static void evaluate_block(const struct walk *walk)
-{
-    const struct plan *plan = walk->plan;
-    const struct cr_tensor *x = plan->gather->x;
-    const int64_t in_channels = plan->gather->in_channels, tiles_of_image = plan->across * plan->down;
-
-    if (x->channel == 1) {
-        for (int64_t tile = walk->tile; tile < walk->tile_end; tile++) {
-            const int64_t first = tile / tiles_of_image * x->batch + walk->group * in_channels;
-            const struct view view = {cr_at(x->data, first, plan->kernels->size), 0, 0, x->space[1], x->space[2]};
-            evaluate_tile(walk, tile, 0, in_channels, &view);
-        }
-        return;
-    }
-    for (int64_t tile = walk->tile, run; tile < walk->tile_end; tile += run) {
-        run = cr_smaller(RUN_TILES, cr_smaller(walk->tile_end - tile, plan->across - tile % plan->across));
-        for (int64_t c = 0; c < in_channels; c += RUN_CHANNELS) {
-            const int64_t channels = cr_smaller(RUN_CHANNELS, in_channels - c);
-            const struct view view = transposed(walk, tile, run, c, channels);
-            for (int64_t t = tile; t < tile + run; t++) evaluate_tile(walk, t, c, channels, &view);
-        }
-    }
-}
-
 /* -------------------------------------------------------------------------------------------------- products ---- */
 
 /* M of the block for a chunk, in-channels [c, c_end), of a panel of n out-channels. */
@@ -216,7 +116,7 @@ static void multiply(const struct walk *walk, int64_t c, int64_t c_end, int64_t 
         .steps = &step,
         .batch = 1,
         .k = c_end - c,
-        .a_row = plan->v_row,
+        .a_row = plan->patches.row,
         .a_k = 1,
         .b_k = columns,
         .c_row = columns,
@@ -229,7 +129,7 @@ static void multiply(const struct walk *walk, int64_t c, int64_t c_end, int64_t 
         for (int64_t strip = 0; strip < strips; strip++) {
             const int64_t start = cr_cut(tiles, strip, strips);
             tile.m = (int)(cr_cut(tiles, strip + 1, strips) - start);
-            tile.a = cr_at(walk->v, point * plan->v_plane + start * plan->v_row + c, size);
+            tile.a = cr_at(walk->v, point * plan->patches.plane + start * plan->patches.row + c, size);
             tile.c = cr_at(m, point * plan->m_plane + start * columns, size);
             kernels->product(&tile);
         }
@@ -242,6 +142,7 @@ static void interpolate(const struct walk *walk, int64_t channel, int64_t n)
     const struct plan *plan = walk->plan;
     const struct cr_gather *gather = plan->gather;
     const struct cr_tensor *y = gather->y;
+    const struct cr_patches *patches = &plan->patches;
     const int64_t size = plan->kernels->size, out_channel = walk->group * gather->out_channels + channel;
     struct cr_interpolation interpolation = {
         .bias = gather->bias ? cr_at(gather->bias, out_channel, size) : NULL,
@@ -256,13 +157,14 @@ static void interpolate(const struct walk *walk, int64_t channel, int64_t n)
     };
 
     for (int64_t tile = walk->tile; tile < walk->tile_end; tile++) {
-        const int64_t image = tile / (plan->across * plan->down);
-        const int64_t row = tile / plan->across % plan->down * plan->m, column = tile % plan->across * plan->m;
+        const int64_t image = tile / (patches->across * patches->down);
+        const int64_t row = tile / patches->across % patches->down * patches->m;
+        const int64_t column = tile % patches->across * patches->m;
         interpolation.source = cr_at(walk->m, (tile - walk->tile) * plan->kernels->columns, size);
         interpolation.target = cr_at(y->data, image * y->batch + out_channel * y->channel + row * y->space[1] +
                                                   column * y->space[2], size);
-        interpolation.rows = (int)cr_smaller(plan->m, gather->axis[1].targets - row);
-        interpolation.columns = (int)cr_smaller(plan->m, gather->axis[2].targets - column);
+        interpolation.rows = (int)cr_smaller(patches->m, gather->axis[1].targets - row);
+        interpolation.columns = (int)cr_smaller(patches->m, gather->axis[2].targets - column);
         plan->kernels->winograd_output[plan->form](&interpolation);
     }
 }
@@ -304,18 +206,19 @@ static void run_part(void *context, int part, int parts)
         .m = workspace + plan->m_offset,
         .u = workspace + plan->u_offset,
         .stage = workspace + plan->stage_offset,
-        .zeros = workspace + plan->zeros_offset,
     };
+    const struct cr_stage stage = {walk.stage, workspace + plan->zeros_offset};
     int64_t evaluated = -1;
 
-    memset(walk.zeros, 0, (size_t)(plan->part_bytes - plan->zeros_offset));
+    memset(workspace + plan->zeros_offset, 0, (size_t)(plan->part_bytes - plan->zeros_offset));
     for (int64_t unit = cr_cut(units, part, parts); unit < end; unit++) {
         const int64_t block = unit / plan->panels;
         if (block != evaluated) {
             walk.group = plan->group + block / plan->blocks;
             walk.tile = cr_cut(plan->tiles, block % plan->blocks, plan->blocks);
             walk.tile_end = cr_cut(plan->tiles, block % plan->blocks + 1, plan->blocks);
-            evaluate_block(&walk);
+            cr_patches_evaluate(&plan->patches, walk.tile, walk.tile_end, walk.group * plan->gather->in_channels,
+                                plan->gather->in_channels, &stage, walk.v);
             evaluated = block;
         }
         run_panel(&walk, plan->panel + unit % plan->panels);
@@ -358,48 +261,36 @@ static struct plan plan_of(const struct cr_gather *gather)
         .gather = gather,
         .kernels = kernels,
         .form = m == 4,
-        .m = m,
-        .side = m + 2,
+        .patches = {.kernels = kernels,
+                    .evaluate = kernels->winograd_input[m == 4],
+                    .image = gather->x,
+                    .side = m + 2,
+                    .extent = {1, axis[1].sources, axis[2].sources}},
         .points = (m + 2) * (m + 2),
-        .down = cr_ceil_div(axis[1].targets, m),
-        .across = cr_ceil_div(axis[2].targets, m),
         .panels_of_group = cr_ceil_div(gather->out_channels, kernels->columns),
         .groups = gather->groups,
         .chunks = cr_smaller(cr_ceil_div(gather->in_channels, CHUNK_CHANNELS), MOST_CHUNKS),
-        .v_row = rounded_up(gather->in_channels, kernels->lanes),
     };
 
     /* Backward, target i sees source i + low - tap: from tap 2 on, the first is i - (2 - low). */
     for (int number = 1; number < 3; number++) {
         const int backward = axis[number].backward;
-        plan.low[number] = backward ? 2 - axis[number].low : axis[number].low;
+        plan.patches.low[number] = backward ? 2 - axis[number].low : axis[number].low;
         plan.tap_step[number] = backward ? -gather->w->space[number] : gather->w->space[number];
         plan.first_tap += backward ? 2 * gather->w->space[number] : 0;
     }
     plan.panels = plan.panels_of_group;
-    /* Here and below a plane is a vector longer than it need be: a power of two apart, the points of a vector of
-     * channels would share few cache sets. */
+    /* Here and below a plane is a vector longer than it need be, as it is in V. */
     const int64_t longest_chunk = cr_ceil_div(gather->in_channels, plan.chunks);
     if (cr_multiply_add(longest_chunk, kernels->columns, kernels->lanes, &plan.u_plane) ||
         cr_multiply_add(plan.u_plane, plan.points * plan.chunks, 0, &plan.panel_elements))
         plan.u_plane = plan.panel_elements = INT64_MAX; /* the workspace will be refused */
-    plan.tiles = gather->N * plan.down * plan.across;
+    cr_patches_cut(&plan.patches, m, axis[1].targets, axis[2].targets);
+    plan.tiles = gather->N * plan.patches.down * plan.patches.across;
 
-    const int64_t fitting = BLOCK_BYTES / kernels->size / plan.points / plan.v_row;
+    const int64_t fitting = BLOCK_BYTES / kernels->size / plan.points / gather->in_channels;
     plan.blocks = cr_ceil_div(plan.tiles, cr_larger(LEAST_TILES, cr_smaller(fitting, BLOCK_TILES)));
     return plan;
-}
-
-/* Room in the workspace of a part for `elements`, `count` times, from *bytes on. Returns where; *bytes becomes -1
- * where sizes do not fit 63 bits. */
-static int64_t reserve(const struct plan *plan, int64_t elements, int64_t count, int64_t *bytes)
-{
-    const int64_t start = *bytes;
-    if (start < 0 || cr_multiply_add(elements, count * plan->kernels->size, start + LINE - 1, bytes))
-        *bytes = -1;
-    else
-        *bytes -= *bytes % LINE;
-    return start;
 }
 
 /* What evaluate_weights needs. */
@@ -412,20 +303,20 @@ static int64_t stage_bytes(const struct plan *plan)
  * what is asked for in pieces the C library may hand back to the system, piece by piece, in every call. */
 static enum cr_status allocate_workspace(struct plan *plan, int parts, int by_chunks, int64_t round_bytes)
 {
-    const int64_t columns = plan->kernels->columns, block_tiles = cr_ceil_div(plan->tiles, plan->blocks);
-    int64_t bytes = 0, pixels = 0;
+    const struct cr_kernels *kernels = plan->kernels;
+    const int64_t columns = kernels->columns, block_tiles = cr_ceil_div(plan->tiles, plan->blocks);
+    const int64_t pixels = cr_patches_pixels(&plan->patches);
+    int64_t bytes = 0;
 
-    if (cr_multiply_add(block_tiles, plan->v_row, plan->kernels->lanes, &plan->v_plane)) bytes = -1;
-    plan->m_plane = block_tiles * columns + plan->kernels->lanes;
+    if (cr_patches_stride(&plan->patches, block_tiles, plan->gather->in_channels)) bytes = -1;
+    plan->m_plane = block_tiles * columns + kernels->lanes;
     plan->m_part = plan->points * plan->m_plane;
-    if (plan->gather->x->channel != 1)
-        pixels = plan->side * (plan->m * RUN_TILES + 2) * RUN_CHANNELS;
 
-    reserve(plan, plan->v_plane, plan->points, &bytes);
-    plan->m_offset = reserve(plan, plan->m_part, plan->chunks, &bytes);
-    plan->u_offset = reserve(plan, by_chunks ? plan->u_plane : 0, plan->points, &bytes);
-    plan->stage_offset = reserve(plan, cr_larger(pixels, 9 * WEIGHT_ROWS * columns), 1, &bytes);
-    plan->zeros_offset = reserve(plan, plan->v_row, 1, &bytes);
+    cr_reserve(kernels, plan->patches.plane, plan->points, &bytes);
+    plan->m_offset = cr_reserve(kernels, plan->m_part, plan->chunks, &bytes);
+    plan->u_offset = cr_reserve(kernels, by_chunks ? plan->u_plane : 0, plan->points, &bytes);
+    plan->stage_offset = cr_reserve(kernels, cr_larger(pixels, 9 * WEIGHT_ROWS * columns), 1, &bytes);
+    plan->zeros_offset = cr_reserve(kernels, plan->patches.row, 1, &bytes);
     plan->part_bytes = bytes;
     if (bytes < 0 || round_bytes < 0 || cr_multiply_add(bytes, parts, round_bytes, &bytes)) bytes = -1;
     plan->workspace = cr_allocate(bytes);
@@ -455,35 +346,20 @@ static void prepare(const struct plan *plan, char *u, char *workspace, int parts
     cr_parallel(parts, prepare_part, &preparation);
 }
 
-/* What stands before a prepared U and says what it was made for; a cache line, as U is best aligned to one. */
-struct label {
-    int64_t words[LINE / 8];
-};
-
-static struct label label_of(const struct plan *plan)
-{
-    const struct cr_gather *gather = plan->gather;
-    return (struct label){{0x63725f77696e6f67, gather->dtype, plan->kernels->columns, plan->m, gather->groups,
-                           gather->in_channels, gather->out_channels, plan->chunks}};
-}
-
 int64_t cr_winograd_prepared_bytes(const struct cr_gather *gather)
 {
     const struct plan plan = plan_of(gather);
-    int64_t bytes = bytes_of_round(&plan);
-    return bytes < 0 || cr_multiply_add(bytes, 1, sizeof(struct label), &bytes) ? -1 : bytes;
+    return bytes_of_round(&plan);
 }
 
 enum cr_status cr_winograd_prepare(const struct cr_gather *gather, void *prepared)
 {
     const struct plan plan = plan_of(gather);
-    const struct label label = label_of(&plan);
     const int parts = cr_parts(elements_of_round(&plan));
     char *workspace = cr_allocate(parts * stage_bytes(&plan));
 
     if (!workspace) return CR_OUT_OF_MEMORY;
-    prepare(&plan, (char *)prepared + sizeof label, workspace, parts);
-    memcpy(prepared, &label, sizeof label);
+    prepare(&plan, prepared, workspace, parts);
     cr_release(workspace);
     return CR_OK;
 }
@@ -515,17 +391,13 @@ static void run_rounds(struct plan *plan, char *u, int parts)
 enum cr_status cr_winograd(const struct cr_gather *gather, const void *prepared)
 {
     struct plan plan = plan_of(gather);
-    const struct label label = label_of(&plan);
     const double units = (double)plan.groups * (double)plan.blocks * (double)plan.panels;
     const int wanted = cr_parts((double)plan.tiles * elements_of_round(&plan));
     const int parts = units < wanted ? (int)units : wanted;
     const int in_rounds = !prepared && plan.blocks > 1;
 
-    if (prepared && memcmp(prepared, &label, sizeof label) != 0)
-        return cr_fail(CR_INVALID_ARGUMENT,
-                       "the prepared weights are of another convolution, dtype, size of image or instruction set");
     if (gather->N == 0) return CR_OK;
-    if (prepared) plan.u = (const char *)prepared + sizeof label;
+    plan.u = prepared;
     if (in_rounds) cut_rounds(&plan);
 
     const enum cr_status status =
