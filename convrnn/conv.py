@@ -329,7 +329,8 @@ def conv2d_backward(dy: ArrayLike, x: ArrayLike, w: ArrayLike, *, stride: PerAxi
     dy : array of the shape of conv2d(x, w)
         The gradient at the output, before any activation.
     x, w, stride, padding, dilation, groups, layout, flip, padding_mode, algorithm
-        As in the forward call. The algorithm is that of dx; dw and db are always computed directly.
+        As in the forward call. The algorithm is that of dx and of dw; db is always computed directly. "auto" takes
+        "winograd" for dw from 16 channels (of a group) and 7x7 outputs on, also where it is not worth it for y and dx.
     needs : iterable of {"x", "w", "b"}
         Which gradients to compute.
 
@@ -504,7 +505,7 @@ def conv_output_shape(x_shape: Sequence[SupportsIndex], w_shape: Sequence[Suppor
 def conv_algorithm(x_shape: Sequence[SupportsIndex], w_shape: Sequence[SupportsIndex], *, stride: PerAxis = 1,
                    padding: Padding = 0, dilation: PerAxis = 1, groups: SupportsIndex = 1,
                    layout: str = "channels_last", dtype: DTypeLike = np.float32) -> str:
-    """The algorithm that algorithm="auto" takes for arrays of these shapes, with zeros beyond the image.
+    """The algorithm that algorithm="auto" takes for y and dx of these shapes, with zeros beyond the image.
 
     Examples
     --------

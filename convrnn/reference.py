@@ -450,6 +450,18 @@ def winograd_tile(d, w):
     return on_both_axes(A, products)
 
 
+def winograd_tile_weights(d, dy):
+    """The gradient at w of a tile, from dy (m, m) at its outputs: G' [(B' d B) * (A dy A')] G, * by element.
+
+    >>> winograd_tile_weights([[1.0] * 4] * 4, [[0.0, 2.0], [0.0, 1.0]])
+    [[3.0, 3.0, 3.0], [3.0, 3.0, 3.0], [3.0, 3.0, 3.0]]
+    """
+    A, G, B = winograd_matrices(len(dy))
+    A, G = list(zip(*A, strict=True)), list(zip(*G, strict=True))
+    products = [list(map(mul, *rows)) for rows in zip(on_both_axes(B, d), on_both_axes(A, dy), strict=True)]
+    return on_both_axes(G, products)
+
+
 # -------------------------------------------------------------------------------------------------------- pooling
 
 

@@ -108,8 +108,10 @@ CR_HIDDEN void cr_gather_prepare(const struct cr_gather *gather, void *prepared)
 /* Whether it can be taken: a 3x3 kernel, and what else convrnn.h says. */
 CR_HIDDEN int cr_winograd_applies(const struct cr_conv *conv);
 
-/* CR_DIRECT or CR_WINOGRAD: what conv, which has passed cr_conv_check, asks for, or what CR_AUTO takes. */
+/* CR_DIRECT or CR_WINOGRAD: what conv, which has passed cr_conv_check, asks for, or what CR_AUTO takes, forward and
+ * backward to data, and backward to weights. */
 CR_HIDDEN enum cr_algorithm cr_conv_choice(const struct cr_conv *conv);
+CR_HIDDEN enum cr_algorithm cr_conv_weights_choice(const struct cr_conv *conv);
 
 /* m of F(m x m, 3 x 3), 2 or 4, for a result of that height and width. */
 CR_HIDDEN int64_t cr_winograd_outputs(int64_t height, int64_t width);
@@ -117,6 +119,10 @@ CR_HIDDEN int64_t cr_winograd_outputs(int64_t height, int64_t width);
 /* As cr_gather, for a convolution of which cr_conv_choice says CR_WINOGRAD. prepared: what cr_winograd_prepare has
  * written; gather's w is not read then. NULL: w is evaluated in the call. */
 CR_HIDDEN enum cr_status cr_winograd(const struct cr_gather *gather, const void *prepared);
+
+/* As cr_conv_backward_weights, for a convolution of which cr_conv_weights_choice says CR_WINOGRAD. */
+CR_HIDDEN enum cr_status cr_winograd_weights(const struct cr_conv *conv, const struct cr_tensor *dy,
+                                             const struct cr_tensor *x, const struct cr_tensor *dw);
 
 /* Bytes of prepared weights; -1 where they do not fit 63 bits. */
 CR_HIDDEN int64_t cr_winograd_prepared_bytes(const struct cr_gather *gather);

@@ -577,6 +577,7 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
     static const double one_f64 = 1;
     const enum cr_status status = cr_conv_check(conv);
     if (status != CR_OK) return status;
+    if (cr_conv_weights_choice(conv) == CR_WINOGRAD) return cr_winograd_weights(conv, dy, x, dw);
 
     struct plan plan = {
         .kernels = cr_kernels(conv->dtype),

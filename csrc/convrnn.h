@@ -111,13 +111,15 @@ enum cr_pad_mode {
     CR_PAD_WRAP          /* b c d | a b c d | a b c */
 };
 
-/* How forward and backward_data are computed.
+/* How forward, backward_data and backward_weights are computed.
  *
  *     CR_DIRECT    the products of the sum, one by one: an output depends on its own window alone
  *     CR_WINOGRAD  F(2x2, 3x3) or F(4x4, 3x3): 2.25 or 4 times fewer multiplications, larger rounding errors, and a NaN
- *                  or an infinity may reach any output of its tile. For 3x3 kernels in two axes (the first of in and of
- *                  kernel is 1) of stride and dilation 1, and CR_PAD_CONSTANT; CR_INVALID_ARGUMENT for any other
- *     CR_AUTO      what cr_conv_algorithm says: by dtype, channels and sizes, never by N */
+ *                  or an infinity may reach any output of its tile, or tap of its channels. For 3x3 kernels in two axes
+ *                  (the first of in and of kernel is 1) of stride and dilation 1, and CR_PAD_CONSTANT;
+ *                  CR_INVALID_ARGUMENT for any other
+ *     CR_AUTO      what cr_conv_algorithm says, and in backward_weights Winograd if dtype is CR_FLOAT32, from 16 channels
+ *                  of a group and 7x7 outputs on: by dtype, channels and sizes, never by N */
 enum cr_algorithm { CR_AUTO = 0, CR_DIRECT, CR_WINOGRAD };
 
 enum cr_activation { CR_IDENTITY = 0, CR_RELU, CR_TANH, CR_SIGMOID };
@@ -138,7 +140,7 @@ struct cr_conv {
     int64_t pad_low[3], pad_high[3];
     enum cr_pad_mode pad_mode;
     enum cr_activation activation; /* forward only: the backward passes take the gradient at the pre-activation */
-    enum cr_algorithm algorithm;   /* of forward and backward_data; backward_weights is always direct */
+    enum cr_algorithm algorithm;   /* backward_bias is always direct */
 };
 
 /* The output extent of one axis (formula above).

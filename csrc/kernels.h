@@ -13,6 +13,8 @@
  *     the same by Winograd, at a point     product   x, evaluated: tiles x C w, evaluated: C x K  tiles x K
  *     conv backward_weights                product   x: C x pixels           dy, packed: pixels x K    dw: C x K
  *     the same, of one channel             diagonal  x: taps x pixels        dy: 1 x pixels          lanes of dw
+ *     the same by Winograd, at a point     product   x, evaluated: C x tiles dy, evaluated: tiles x K C x K, or
+ *                                                    x and dy exchanged
  *     conv backward_bias                   product   1 (strides 0)           dy, packed           db: 1 x K
  *     recurrent, input part                product   x: (T, B) x I        w_ih: I x G*H        gates: (T, B) x G*H
  *     recurrent, step t                    product   h[t-1]: B x R           w_hh: R x G*H           gates: B x G*H
@@ -88,23 +90,27 @@ struct cr_windows {
 /* Winograd's transforms, of n channels side by side at a time; kernels/winograd.inc has the equations. Sides and tiles
  * are those of F(m x m, 3 x 3): m outputs from a patch of m + 2 pixels along each axis, (m + 2)^2 points.
  *
- *     input, weights  target[point*plane + row*target_row + c] = the patch, or the 3x3 taps, at source[cell] +
- *                     row*source_row + c, evaluated at the point; c to the next multiple of lanes is written too */
+ *     input, weights, output_adjoint
+ *                     target[point*plane + row*target_row + c] = the patch, the 3x3 taps, or the tile's m x m
+ *                     gradients, at source[cell] + row*source_row + c, evaluated at the point; c to the next multiple
+ *                     of lanes is written too */
 struct cr_evaluation {
-    const void *const *source; /* where each cell begins: [(m+2)^2] pixels or [9] taps, row by row */
+    const void *const *source; /* where each cell begins: [(m+2)^2] pixels, [9] taps or [m^2] outputs, row by row */
     void *target;
     int64_t rows, n;
     int64_t source_row, target_row, plane; /* strides, in elements */
 };
 
-/*     output          target[i*row + j*column + c*channel] = act(bias[c] + output (i, j) of the tile whose products
- *                     are source[point*plane + part*part_stride + c], added up over parts), i < rows, j < columns */
+/*     output, weights_adjoint
+ *                     target[i*row + j*column + c*channel] = act(bias[c] + output, or tap, (i, j) of the tile whose
+ *                     products are source[point*plane + part*part_stride + c], added up over parts), i < rows,
+ *                     j < columns */
 struct cr_interpolation {
     const void *source;
     void *target;
     const void *bias; /* [n], contiguous; or NULL */
     enum cr_activation activation;
-    int rows, columns; /* of the tile, what lies in the image: 1..m */
+    int rows, columns; /* of the tile, what lies in the image: 1..m; or 3 */
     int64_t n, parts;
     int64_t plane, part_stride, row, column, channel; /* strides, in elements */
 };
@@ -142,6 +148,8 @@ struct cr_kernels {
     void (*winograd_input[2])(const struct cr_evaluation *evaluation); /* m = 2, m = 4 */
     void (*winograd_weights[2])(const struct cr_evaluation *evaluation);
     void (*winograd_output[2])(const struct cr_interpolation *interpolation);
+    void (*winograd_output_adjoint[2])(const struct cr_evaluation *evaluation);
+    void (*winograd_weights_adjoint[2])(const struct cr_interpolation *interpolation);
 
     void (*rnn_gates)(const struct cr_units *units);
     void (*lstm_gates)(const struct cr_units *units);

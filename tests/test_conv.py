@@ -212,7 +212,7 @@ def test_output_shape(text, layout):
 
 @pytest.mark.parametrize("text", ["n2c16h14w14k16_3x3_p1", "n1c3h9w8k4_3x2_s2", "n2c8h9w9k8_3x3_g8", "c4w30k6_3_p1"])
 def test_algorithm_auto(text, isa, layout, dtype):
-    """The default may round more than "direct", not much more; where conv_algorithm says direct, it is direct."""
+    """The default may round more than "direct", not much more; y and dx are direct where conv_algorithm says so."""
     problem = parse(text)
     x, w, b, dy = arranged(operands(problem, "conv", "real"), layout, problem.rank, dtype)
     options = problem.geometry() | {"layout": layout}
@@ -221,8 +221,9 @@ def test_algorithm_auto(text, isa, layout, dtype):
     for function, arrays in ((problem.function(cr, "conv"), (x, w, b)),
                              (problem.function(cr, "conv", "_backward"), (dy, x, w))):
         auto, direct = function(*arrays, **options), function(*arrays, algorithm="direct", **options)
-        for one, other in zip(*([result] if isinstance(result, np.ndarray) else result for result in (auto, direct))):
-            assert np.array_equal(one, other) or name == "winograd"
+        pairs = zip(*([result] if isinstance(result, np.ndarray) else result for result in (auto, direct)))
+        for which, (one, other) in enumerate(pairs):
+            assert np.array_equal(one, other) or name == "winograd" or which == 1
             np.testing.assert_allclose(one, other, rtol=0, atol=64 * UNIT[dtype] * np.abs(other).max())
 
 

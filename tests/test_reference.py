@@ -221,3 +221,6 @@ def test_winograd_tile_is_a_correlation(m):
     windows = np.lib.stride_tricks.sliding_window_view(d, (3, 3))
     y = reference.winograd_tile(d.tolist(), w.tolist())
     np.testing.assert_allclose(y, (windows * w).sum((-2, -1)), rtol=1e-13, atol=1e-13)
+    dy = rng.standard_normal((m, m))
+    dw = reference.winograd_tile_weights(d.tolist(), dy.tolist())
+    np.testing.assert_allclose(dw, (windows * dy[..., None, None]).sum((0, 1)), rtol=1e-13, atol=1e-13)

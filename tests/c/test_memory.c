@@ -145,7 +145,7 @@ static void stream(void)
 /* With prepared weights, and by Winograd's algorithm, of which eight images have several blocks of tiles. */
 static void sweep_algorithm(enum cr_algorithm algorithm)
 {
-    static const int functions[] = {0, 1, 10, 11};
+    static const int functions[] = {0, 1, 2, 10, 11};
     struct cr_conv conv = small_conv(CR_PAD_CONSTANT, 1);
     const struct cr_tensor w = {b, 1, conv.K, {0, 2 * 3 * conv.K, 2 * conv.K}};
     int64_t bytes = -1;
