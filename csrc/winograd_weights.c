@@ -3,14 +3,16 @@
  * Patches of x are evaluated as in the forward pass, tiles of dy at the same points (kernels/winograd.inc); at each
  * point the products are added up over tiles, a matrix product again, and at the end the taps are interpolated.
  *
- *     V [factor][point][tile][channel]   x and dy evaluated, a block of tiles at a time
- *     M [point][channel][channel]        V' V, added up over the blocks
+ *     V [factor][point][tile][channel]       x and dy evaluated, a block of tiles at a time
+ *     M [segment][point][channel][channel]   V' V, added up over the blocks of a segment
  *
  * The channels of x or of dy are the columns of M, those that are closer to each other in dw. dw is cut into
  * rectangles whose M stays in a second-level cache, beside the block; for each of them the images are evaluated again,
  * which costs less than adding to an M, or reading a V, that does not stay there.
  *
- * Sums are of the same blocks of tiles however dw is cut: results do not depend on threads. */
+ * Where dw is small, so that threads would have few rectangles to share out, the blocks are cut into segments, each
+ * with an M of its own; they are added up when the taps are interpolated. Blocks and segments are the same for any
+ * number of threads: results do not depend on it. */
 #include <string.h>
 
 #include "winograd.h"
@@ -18,6 +20,7 @@
 enum {
     BLOCK_TILES = 64,              /* the most tiles of a block: 48 are as fast, 32 and 96 up to 20 % slower */
     RECTANGLE_BYTES = 1792 * 1024, /* of V and M of a rectangle: m = 4 has 64 x 64 channels then */
+    SHARES = 8,                    /* fewer rectangles, of a panel by a panel, are summed in segments up to as many */
     LEAST_TERMS = 128              /* of a sum, for m = 4 */
 };
 
@@ -34,32 +37,47 @@ struct plan {
     const struct cr_tensor *dw;
     struct factor factor[2]; /* the channels of the first are rows of M, of the second columns */
     int form;                /* of kernels->winograd_*: m = 2, m = 4 */
-    int64_t points, tiles, blocks, groups, w_group, m_row, m_plane; /* strides in elements */
-    char *workspace;
-    int64_t part_bytes, m_offset, zeros_offset, pixels_offset;
+    int64_t points, tiles, blocks, segments, groups, w_group, m_row, m_plane; /* strides in elements */
+    char *workspace, *m;     /* m: of each part, or, if there are segments, of each of each rectangle */
+    int64_t part_bytes, m_bytes, zeros_offset, pixels_offset;
 };
 
-/* A range of the channels of a group. */
-struct range {
-    int64_t start, count;
+/* The part of dw that one M is of: of a group, these channels of both factors. */
+struct rectangle {
+    int64_t group, piece[2], start[2], count[2];
 };
 
-static struct range range_of(const struct plan *plan, int factor, int64_t piece)
+static struct rectangle rectangle_of(const struct plan *plan, int64_t number)
 {
-    const struct factor *f = &plan->factor[factor];
-    const int64_t columns = plan->kernels->columns, start = cr_cut(f->panels, piece, f->pieces) * columns;
-    const int64_t end = cr_cut(f->panels, piece + 1, f->pieces) * columns;
-    return (struct range){start, cr_smaller(end, f->channels) - start};
+    const int64_t columns = plan->kernels->columns, across = plan->factor[1].pieces;
+    const int64_t of_group = plan->factor[0].pieces * across;
+    struct rectangle rectangle = {number / of_group, {number % of_group / across, number % across}, {0}, {0}};
+
+    for (int f = 0; f < 2; f++) {
+        const struct factor *factor = &plan->factor[f];
+        const int64_t piece = rectangle.piece[f], end = cr_cut(factor->panels, piece + 1, factor->pieces) * columns;
+        rectangle.start[f] = cr_cut(factor->panels, piece, factor->pieces) * columns;
+        rectangle.count[f] = cr_smaller(end, factor->channels) - rectangle.start[f];
+    }
+    return rectangle;
 }
+
+static int64_t rectangles_of(const struct plan *plan)
+{
+    return plan->groups * plan->factor[0].pieces * plan->factor[1].pieces;
+}
+
+/* Where a block begins. */
+static int64_t tile_of(const struct plan *plan, int64_t block) { return cr_cut(plan->tiles, block, plan->blocks); }
 
 /* --------------------------------------------------------------------------------------------- one rectangle ---- */
 
-static void multiply(const struct plan *plan, char *workspace, const struct range range[2], int64_t tiles,
-                     int accumulate)
+static void multiply(const struct plan *plan, const char *workspace, const struct rectangle *rectangle, int64_t tiles,
+                     int accumulate, char *m)
 {
     const struct cr_kernels *kernels = plan->kernels;
     const struct factor *rows = &plan->factor[0], *columns = &plan->factor[1];
-    const int64_t size = kernels->size, strips = cr_ceil_div(range[0].count, kernels->rows);
+    const int64_t size = kernels->size, strips = cr_ceil_div(rectangle->count[0], kernels->rows);
     const struct cr_step step = {0, 0};
     struct cr_tile tile = {
         .steps = &step,
@@ -74,72 +92,91 @@ static void multiply(const struct plan *plan, char *workspace, const struct rang
     };
 
     for (int64_t point = 0; point < plan->points; point++)
-        for (int64_t column = 0; column < range[1].count; column += kernels->columns) {
-            tile.n = (int)cr_smaller(kernels->columns, range[1].count - column);
+        for (int64_t column = 0; column < rectangle->count[1]; column += kernels->columns) {
+            tile.n = (int)cr_smaller(kernels->columns, rectangle->count[1] - column);
             tile.b = cr_at(workspace + columns->offset, point * columns->patches.plane + column, size);
             for (int64_t strip = 0; strip < strips; strip++) {
-                const int64_t row = cr_cut(range[0].count, strip, strips);
-                tile.m = (int)(cr_cut(range[0].count, strip + 1, strips) - row);
+                const int64_t row = cr_cut(rectangle->count[0], strip, strips);
+                tile.m = (int)(cr_cut(rectangle->count[0], strip + 1, strips) - row);
                 tile.a = cr_at(workspace + rows->offset, point * rows->patches.plane + row, size);
-                tile.c = cr_at(workspace + plan->m_offset, point * plan->m_plane + row * plan->m_row + column, size);
+                tile.c = cr_at(m, point * plan->m_plane + row * plan->m_row + column, size);
                 kernels->product(&tile);
             }
         }
 }
 
-static void interpolate(const struct plan *plan, const char *workspace, int64_t group, const struct range range[2])
+static void interpolate(const struct plan *plan, const struct rectangle *rectangle, const char *m)
 {
     const struct cr_tensor *dw = plan->dw;
     const int64_t size = plan->kernels->size, rows = plan->factor[0].stride, columns = plan->factor[1].stride;
     struct cr_interpolation interpolation = {
         .rows = 3,
         .columns = 3,
-        .n = range[1].count,
-        .parts = 1,
+        .n = rectangle->count[1],
+        .parts = plan->segments,
         .plane = plan->m_plane,
+        .part_stride = plan->m_bytes / size,
         .row = dw->space[1],
         .column = dw->space[2],
         .channel = columns,
     };
 
-    for (int64_t row = 0; row < range[0].count; row++) {
-        interpolation.source = cr_at(workspace + plan->m_offset, row * plan->m_row, size);
-        interpolation.target = cr_at(dw->data, group * plan->w_group + (range[0].start + row) * rows +
-                                                   range[1].start * columns, size);
+    for (int64_t row = 0; row < rectangle->count[0]; row++) {
+        const int64_t first = (rectangle->start[0] + row) * rows + rectangle->start[1] * columns;
+        interpolation.source = cr_at(m, row * plan->m_row, size);
+        interpolation.target = cr_at(dw->data, rectangle->group * plan->w_group + first, size);
         plan->kernels->winograd_weights_adjoint[plan->form](&interpolation);
     }
 }
 
-/* A unit is a rectangle of a group; what is evaluated of a factor stands as long as its channels and tiles do. */
+/* V of a block of both factors; evaluated says what the workspace holds, which may be just that. */
+static void evaluate(const struct plan *plan, char *workspace, const struct rectangle *rectangle, int64_t block,
+                     int64_t evaluated[2])
+{
+    const struct cr_stage stage = {workspace + plan->pixels_offset, workspace + plan->zeros_offset};
+
+    for (int f = 0; f < 2; f++) {
+        const struct factor *factor = &plan->factor[f];
+        const int64_t wanted = (rectangle->group * factor->pieces + rectangle->piece[f]) * plan->blocks + block;
+        if (evaluated[f] == wanted) continue;
+        cr_patches_evaluate(&factor->patches, tile_of(plan, block), tile_of(plan, block + 1),
+                            rectangle->group * factor->channels + rectangle->start[f], rectangle->count[f], &stage,
+                            workspace + factor->offset);
+        evaluated[f] = wanted;
+    }
+}
+
+/* A unit is a segment of a rectangle. */
 static void run_part(void *context, int part, int parts)
 {
     const struct plan *plan = context;
-    const struct factor *factor = plan->factor;
-    const int64_t rectangles = factor[0].pieces * factor[1].pieces;
-    const int64_t units = plan->groups * rectangles, end = cr_cut(units, part + 1, parts);
+    const int64_t units = rectangles_of(plan) * plan->segments, unit_end = cr_cut(units, part + 1, parts);
     char *workspace = plan->workspace + part * plan->part_bytes;
-    const struct cr_stage stage = {workspace + plan->pixels_offset, workspace + plan->zeros_offset};
     int64_t evaluated[2] = {-1, -1};
 
     memset(workspace + plan->zeros_offset, 0, (size_t)(plan->pixels_offset - plan->zeros_offset));
-    for (int64_t unit = cr_cut(units, part, parts); unit < end; unit++) {
-        const int64_t group = unit / rectangles;
-        const int64_t piece[2] = {unit % rectangles / factor[1].pieces, unit % factor[1].pieces};
-        const struct range range[2] = {range_of(plan, 0, piece[0]), range_of(plan, 1, piece[1])};
-        for (int64_t block = 0; block < plan->blocks; block++) {
-            const int64_t tile = cr_cut(plan->tiles, block, plan->blocks);
-            const int64_t tile_end = cr_cut(plan->tiles, block + 1, plan->blocks);
-            for (int f = 0; f < 2; f++) {
-                const int64_t wanted = (group * factor[f].pieces + piece[f]) * plan->blocks + block;
-                if (evaluated[f] == wanted) continue;
-                cr_patches_evaluate(&factor[f].patches, tile, tile_end,
-                                    group * factor[f].channels + range[f].start, range[f].count, &stage,
-                                    workspace + factor[f].offset);
-                evaluated[f] = wanted;
-            }
-            multiply(plan, workspace, range, tile_end - tile, block > 0);
+    for (int64_t unit = cr_cut(units, part, parts); unit < unit_end; unit++) {
+        const struct rectangle rectangle = rectangle_of(plan, unit / plan->segments);
+        const int64_t first = cr_cut(plan->blocks, unit % plan->segments, plan->segments);
+        const int64_t end = cr_cut(plan->blocks, unit % plan->segments + 1, plan->segments);
+        char *m = plan->m + (plan->segments > 1 ? unit : part) * plan->m_bytes;
+        for (int64_t block = first; block < end; block++) {
+            evaluate(plan, workspace, &rectangle, block, evaluated);
+            multiply(plan, workspace, &rectangle, tile_of(plan, block + 1) - tile_of(plan, block), block > first, m);
         }
-        interpolate(plan, workspace, group, range);
+        if (plan->segments == 1) interpolate(plan, &rectangle, m);
+    }
+}
+
+/* The sums of all segments. */
+static void interpolate_part(void *context, int part, int parts)
+{
+    const struct plan *plan = context;
+    const int64_t rectangles = rectangles_of(plan), end = cr_cut(rectangles, part + 1, parts);
+
+    for (int64_t number = cr_cut(rectangles, part, parts); number < end; number++) {
+        const struct rectangle rectangle = rectangle_of(plan, number);
+        interpolate(plan, &rectangle, plan->m + number * plan->segments * plan->m_bytes);
     }
 }
 
@@ -196,6 +233,8 @@ static struct plan plan_of(const struct cr_conv *conv, const struct cr_tensor *d
     }
     plan.tiles = conv->N * plan.factor[0].patches.down * plan.factor[0].patches.across;
     plan.blocks = cr_larger(1, cr_ceil_div(plan.tiles, BLOCK_TILES)); /* without images one, to write zeros */
+    const int64_t least = cr_ceil_div(SHARES, plan.groups * plan.factor[0].panels * plan.factor[1].panels);
+    plan.segments = cr_smaller(plan.blocks, least);
     return plan;
 }
 
@@ -215,14 +254,15 @@ static void cut_rectangles(struct plan *plan, int parts)
         struct factor *rows = &plan->factor[0], *columns = &plan->factor[1];
         const int64_t height = width_of(plan, 0), width = width_of(plan, 1);
         const int fits = height * width + BLOCK_TILES * (height + width) <= fitting;
-        if (fits && plan->groups * rows->pieces * columns->pieces >= parts) return;
+        if (fits && rectangles_of(plan) * plan->segments >= parts) return;
         struct factor *longer = height > width && rows->pieces < rows->panels ? rows : columns;
         if (longer->pieces == longer->panels) return;
         longer->pieces++;
     }
 }
 
-static enum cr_status allocate_workspace(struct plan *plan, int parts)
+/* sums: as many M. */
+static enum cr_status allocate_workspace(struct plan *plan, int parts, int64_t sums)
 {
     const struct cr_kernels *kernels = plan->kernels;
     const int64_t block_tiles = cr_ceil_div(plan->tiles, plan->blocks);
@@ -236,13 +276,17 @@ static enum cr_status allocate_workspace(struct plan *plan, int parts)
         factor->offset = cr_reserve(kernels, factor->patches.plane, plan->points, &bytes);
         pixels = cr_larger(pixels, cr_patches_pixels(&factor->patches));
     }
-    plan->m_offset = cr_reserve(kernels, plan->m_plane, plan->points, &bytes);
     plan->zeros_offset = cr_reserve(kernels, cr_larger(width_of(plan, 0), width_of(plan, 1)), 1, &bytes);
     plan->pixels_offset = cr_reserve(kernels, pixels, 1, &bytes);
     plan->part_bytes = bytes;
-    if (bytes < 0 || cr_multiply_add(bytes, parts, 0, &bytes)) bytes = -1;
+    plan->m_bytes = 0;
+    cr_reserve(kernels, plan->m_plane, plan->points, &plan->m_bytes);
+    if (bytes < 0 || cr_multiply_add(bytes, parts, 0, &bytes) || cr_multiply_add(plan->m_bytes, sums, bytes, &bytes))
+        bytes = -1;
     plan->workspace = cr_allocate(bytes);
-    return plan->workspace ? CR_OK : CR_OUT_OF_MEMORY;
+    if (!plan->workspace) return CR_OUT_OF_MEMORY;
+    plan->m = plan->workspace + parts * plan->part_bytes;
+    return CR_OK;
 }
 
 enum cr_status cr_winograd_weights(const struct cr_conv *conv, const struct cr_tensor *dy, const struct cr_tensor *x,
@@ -253,11 +297,12 @@ enum cr_status cr_winograd_weights(const struct cr_conv *conv, const struct cr_t
     const int wanted = cr_parts(products / (double)conv->groups);
 
     cut_rectangles(&plan, wanted);
-    const int64_t units = plan.groups * plan.factor[0].pieces * plan.factor[1].pieces;
+    const int64_t rectangles = rectangles_of(&plan), units = rectangles * plan.segments;
     const int parts = (int)cr_smaller(wanted, units);
-    const enum cr_status status = allocate_workspace(&plan, parts);
+    const enum cr_status status = allocate_workspace(&plan, parts, plan.segments > 1 ? units : parts);
     if (status != CR_OK) return status;
     cr_parallel(parts, run_part, &plan);
+    if (plan.segments > 1) cr_parallel((int)cr_smaller(parts, rectangles), interpolate_part, &plan);
     cr_release(plan.workspace);
     return CR_OK;
 }

@@ -33,9 +33,9 @@ LARGE = ["n2c16h40w37k20_3x3_p1", "n3c40h23w24k70_3x3_p1", "n1c300h12w13k40_3x3_
          "n2c64h20w21k64_3x3_g2_p1", "n1c2h3w200k3_3x3_p1",
          "n2c300h12w12k320_3x3", "n3c560h12w12k560_3x3_g4"]
 
-#: Of dw: several blocks of tiles and rectangles of channels, cut along either side; and tiles that images share.
+#: Of dw: several blocks of tiles, which images share, segments of blocks, and rectangles of channels.
 LARGE_SUMS = ["n9c70h24w21k40_3x3_p1", "n30c9h7w9k140_3x3_p1", "n3c150h19w22k130_3x3", "n4c260h14w13k35_3x3_p1",
-              "n2c66h26w25k132_3x3_g2_p1"]
+              "n2c66h26w25k132_3x3_g2_p1", "n12c20h30w27k24_3x3_p1"]
 
 
 def results(problem, arrays, layout, algorithm="winograd"):

@@ -7,7 +7,7 @@
 
 #include "convrnn.h"
 
-enum { CELLS = 4096, STREAMED = 256 };
+enum { CELLS = 8192, STREAMED = 256 };
 
 static int budget, live, failures;
 
@@ -142,7 +142,7 @@ static void stream(void)
     expect(call(0, &conv, &conv) == CR_OK, "a small image allocates", 0, 0);
 }
 
-/* With prepared weights, and by Winograd's algorithm, of which eight images have several blocks of tiles. */
+/* With prepared weights, and by Winograd's algorithm, of which twenty images have several blocks of tiles. */
 static void sweep_algorithm(enum cr_algorithm algorithm)
 {
     static const int functions[] = {0, 1, 2, 10, 11};
@@ -155,7 +155,7 @@ static void sweep_algorithm(enum cr_algorithm algorithm)
     expect(cr_conv_prepared_size(&conv, &bytes) == CR_OK && bytes > 0 && bytes <= (int64_t)sizeof prepared &&
                cr_conv_prepare(&conv, &w, prepared) == CR_OK,
            "weights not prepared", 10, 0);
-    for (conv.N = 1; conv.N <= 8; conv.N += 7)
+    for (conv.N = 1; conv.N <= 20; conv.N += 19)
         for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) sweep(functions[i], &conv);
 }
 
