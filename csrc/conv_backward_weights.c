@@ -18,6 +18,9 @@
  * packed anew for each chunk of them: 256 KiB and 1 MiB are 10 to 17 % faster than 512 KiB each. */
 enum { PIXELS = 512, PACKED_X_BYTES = 1088 * 1024, BATCH_BYTES = 256 * 1024 };
 
+/* The most of x that is copied at a time: a stride of 4 along lines of 512 pixels has 256 KiB. */
+enum { STAGE_BYTES = 1024 * 1024 };
+
 /* Fewer tiles than FEW, of a dw of so many elements, are summed in segments until there are SHARES of them. */
 enum { FEW = 8, SHARES = 16, SEGMENT_ELEMENTS = 1024 };
 
@@ -26,6 +29,8 @@ struct plan {
     const struct cr_tensor *dy, *x, *dw; /* dw: the caller's, or segment_dw */
     struct cr_axis axis[3];
     int diagonal, packs_dy, packs_x;
+    int stages_x;                     /* x is read from a copy of the rows at work, [line][column][channel], */
+    int64_t stage_columns;            /* of so many columns */
     int64_t in_channels, out_channels; /* of a group */
     int64_t vector_channels;           /* what panels cut up: the out-channels of a group, or all if diagonal */
     int along_pixels;                 /* vectors run along pixels */
@@ -43,7 +48,7 @@ struct plan {
     struct cr_tensor segment_dw;      /* if more than one: the sums of the first, and */
     int64_t segment_elements;         /* how far apart they are */
     char *workspace;
-    int64_t part_bytes, steps_offset, x_offset, sums_offset, sums_bytes;
+    int64_t part_bytes, steps_offset, x_offset, sums_offset, sums_bytes, stage_offset;
     const void *one; /* the number, of the dtype */
 };
 
@@ -54,6 +59,8 @@ struct walk {
     int64_t step_count, tw, dw_offset;          /* whose first tap of the kernel row is tw, in dw there */
     void *packed_dy, *panel, *packed_x;         /* the batch of panels, the one of them at work, tiles of x */
     void *sums;                                 /* along pixels: [row][columns of a tile], of a tile */
+    char *stage;                                /* the copy, */
+    int64_t stage_column;                       /* from this column of x on */
     int64_t group, channel, channels;          /* the panel: dy's channels [channel, channel + channels) of a group */
     int64_t segment, line, line_end, column, column_end; /* the block of pixels */
     int64_t chunk;                              /* the first unit of the chunk */
@@ -155,17 +162,34 @@ static void pack_x(const struct walk *walk, int64_t chunk_end)
         }
 }
 
+/* Copies the panel's channels of a row of x, at offset, and returns where. */
+static int64_t stage_row(const struct walk *walk, int64_t number, int64_t offset, int64_t columns)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_tensor *x = plan->x;
+    const int64_t size = plan->kernels->size, width = plan->kernels->columns, to = number * plan->stage_columns * width;
+    const struct cr_panels panels = {.data = cr_at(walk->stage, to, size), .width = width, .row = width, .fold = 1};
+
+    plan->kernels->pack(&panels, cr_at(x->data, offset + walk->stage_column * x->space[2] + walk->channel * x->channel,
+                                       size), columns, walk->channels, x->space[2], x->channel);
+    return to;
+}
+
 /* A step for each line of the block in which tap (td, th) meets the image. */
 static void list_lines(struct walk *walk, int64_t td, int64_t th)
 {
     const struct plan *plan = walk->plan;
-    int64_t steps = 0, offset;
+    int64_t steps = 0, offset, columns_end = 0;
 
+    if (plan->stages_x)
+        cr_axis_reach(&plan->axis[2], walk->column, walk->column_end, &walk->stage_column, &columns_end);
     walk->even = 1;
     for (struct place at = first_line(walk); at.line < walk->line_end; next_line(plan, &at)) {
         struct cr_step *const step = &walk->steps[steps];
         if (!find_in_x(plan, &at, td, th, &offset)) continue;
-        step->a = plan->packs_x ? packed_pixel(walk, &at) * plan->row_block : offset;
+        step->a = plan->packs_x    ? packed_pixel(walk, &at) * plan->row_block
+                  : plan->stages_x ? stage_row(walk, steps, offset, columns_end - walk->stage_column)
+                                   : offset;
         step->b = plan->packs_dy ? packed_pixel(walk, &at) * plan->kernels->columns : place_in_dy(plan, &at);
         if (steps == 1) walk->apart = (struct cr_step){.a = step->a - step[-1].a, .b = step->b - step[-1].b};
         if (steps > 1 && (step->a - step[-1].a != walk->apart.a || step->b - step[-1].b != walk->apart.b))
@@ -244,6 +268,9 @@ static void run_tile(const struct walk *walk, const struct piece *piece, int acc
         const int64_t block = row / plan->row_block - walk->chunk;
         tile.a = cr_at(walk->packed_x, (block * PIXELS + column) * plan->row_block, size);
         tile.a_k = plan->row_block;
+    } else if (plan->stages_x) {
+        tile.a = cr_at(walk->stage, (piece->source - walk->stage_column) * plan->kernels->columns, size);
+        tile.a_k = cr_axis_source_step(&plan->axis[2]) * plan->kernels->columns;
     } else {
         tile.a = cr_at(plan->x->data, (channel + c) * plan->x->channel + piece->source * plan->x->space[2], size);
         tile.a_k = cr_axis_source_step(&plan->axis[2]) * plan->x->space[2];
@@ -454,6 +481,7 @@ static void run_part(void *context, int part, int parts)
         .packed_dy = workspace,
         .packed_x = workspace + plan->x_offset,
         .sums = workspace + plan->sums_offset,
+        .stage = workspace + plan->stage_offset,
         .steps = (struct cr_step *)(void *)(workspace + plan->steps_offset),
     };
 
@@ -486,6 +514,13 @@ static void add_segments(const struct plan *plan, const struct cr_conv *conv, co
 
 /* ---- the plan ---- */
 
+/* Bytes of a copy of the rows of x that one row of taps reads in a block of pixels. */
+static int64_t stage_bytes(const struct plan *plan, const struct cr_conv *conv)
+{
+    const int64_t lines = PIXELS / cr_smaller(conv->out[2], PIXELS);
+    return lines * plan->stage_columns * plan->kernels->columns * plan->kernels->size;
+}
+
 /* What rows and columns of the products are. */
 static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
 {
@@ -493,8 +528,13 @@ static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
     const struct cr_tensor *dy = plan->dy, *x = plan->x;
     const int64_t C = conv->C / conv->groups, taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2];
 
-    plan->diagonal = conv->groups > 1 && conv->groups == conv->C && conv->C == conv->K && x->channel == 1 &&
-                     dy->channel == 1;
+    /* Channels that do not lie side by side are copied to where they do, unless there are too few, or too much. */
+    const int depthwise = conv->groups > 1 && conv->groups == conv->C && conv->C == conv->K;
+    plan->stage_columns = cr_axis_sources(&plan->axis[2], cr_smaller(conv->out[2], PIXELS));
+    plan->diagonal = depthwise && ((x->channel == 1 && dy->channel == 1) ||
+                                   (2 * conv->groups >= kernels->lanes && conv->pad_mode == CR_PAD_CONSTANT &&
+                                    stage_bytes(plan, conv) <= STAGE_BYTES));
+    plan->stages_x = plan->diagonal && x->channel != 1;
     plan->along_pixels = conv->C == 1 && conv->K == 1 && conv->stride[2] == 1 && 2 * conv->out[2] > kernels->lanes;
     plan->in_channels = C;
     plan->out_channels = conv->K / conv->groups;
@@ -551,11 +591,14 @@ static void plan_operands(struct plan *plan, const struct cr_conv *conv)
 
     /* Packed, a line of the panel is next to the line before; worth a copy where it is read several times. Of x that is
      * so for a kernel of one tap: of others, each tap would need a copy of its own. */
-    plan->packs_dy = !plan->diagonal && !plan->along_pixels &&
-                     (dy->channel != 1 || (plan->panels_of_group > 1 && plan->units > 4));
+    plan->packs_dy = !plan->along_pixels &&
+                     (dy->channel != 1 || (!plan->diagonal && plan->panels_of_group > 1 && plan->units > 4));
     plan->packs_x = taps == 1 && conv->groups == 1 && plan->panels_of_group > 4;
     plan->even_rows = C == 1 || (conv->groups == 1 && tap_step == C * x->channel && dw->space[2] == C * dw->channel);
-    plan->x_row = plan->packs_x ? 1 : C == 1 ? tap_step : x->channel;
+    plan->x_row = plan->packs_x    ? 1
+                  : plan->stages_x ? conv->dilation[2] * kernels->columns
+                  : C == 1         ? tap_step
+                                   : x->channel;
     plan->dw_row = C == 1 ? dw->space[2] : dw->channel;
     const int64_t tile_of_x = (int64_t)PIXELS * plan->row_block * kernels->size;
     const int64_t chunk = plan->packs_x ? cr_larger(1, PACKED_X_BYTES / tile_of_x) : plan->units;
@@ -567,7 +610,8 @@ static void plan_operands(struct plan *plan, const struct cr_conv *conv)
     plan->steps_offset = plan->x_offset + cr_ceil_div(plan->packs_x ? plan->chunk * tile_of_x : 0, 64) * 64;
     plan->sums_offset = plan->steps_offset + cr_ceil_div(plan->line_block * (int64_t)sizeof(struct cr_step), 64) * 64;
     plan->sums_bytes = plan->along_pixels ? plan->row_block * kernels->columns * kernels->size : 0;
-    plan->part_bytes = plan->sums_offset + cr_ceil_div(plan->sums_bytes, 64) * 64;
+    plan->stage_offset = plan->sums_offset + cr_ceil_div(plan->sums_bytes, 64) * 64;
+    plan->part_bytes = plan->stage_offset + (plan->stages_x ? cr_ceil_div(stage_bytes(plan, conv), 64) * 64 : 0);
 }
 
 enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct cr_tensor *dy,
