@@ -11,7 +11,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 
 # Contraction is off so that a sum is rounded alike in every tile (kernels fuse by name), and traps are off so that
-# selections become blends. CPython's own flags bring -g and -fwrapv; -DNDEBUG too, which turns off the kernels' asserts.
+# selections become blends. CPython's own flags bring -g, -fwrapv, and -DNDEBUG, which turns off the kernels' asserts.
 FLAGS = ["-std=gnu11", "-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-ffp-contract=off",
          "-fno-math-errno", "-fno-trapping-math"]
 ISAS = {"generic": []}

@@ -122,8 +122,8 @@ cdef class Geometry:
         self._set_out()
 
     @staticmethod
-    def of_transposed(int rank, bint channels_first, tuple x_shape, tuple w_shape, stride, padding, tuple output_padding,
-                      dilation, groups):
+    def of_transposed(int rank, bint channels_first, tuple x_shape, tuple w_shape, stride, padding,
+                      tuple output_padding, dilation, groups):
         """The convolution whose input gradient a transposed one is: its output is our x, its input our y."""
         cdef Geometry self = Geometry.__new__(Geometry)
         cdef int axis
@@ -562,7 +562,8 @@ cdef class Recurrence:
         """Fills y and the last state, and cache = (h, c, gates, extra) if it is not None. All but x, y contiguous."""
         cdef _c.cr_sequence sequence = self.sequence_of(x, lengths)
         cdef _c.cr_series tx = series_of(x), ty = series_of(y)
-        cdef _c.cr_state state = _c.cr_state(data_of(h), data_of(c)), last = _c.cr_state(data_of(h_last), data_of(c_last))
+        cdef _c.cr_state state = _c.cr_state(data_of(h), data_of(c))
+        cdef _c.cr_state last = _c.cr_state(data_of(h_last), data_of(c_last))
         cdef _c.cr_cache kept
         cdef _c.cr_cache *keep = NULL
         cdef _c.cr_status status
@@ -759,9 +760,11 @@ cdef cnp.ndarray new_array(bint has_first, int64_t first, bint has_second, int64
 cdef bint is_like(object array, cnp.ndarray wanted):
     """Whether array has the type and the shape of wanted, and is plain and contiguous."""
     cdef int axis
-    if type(array) is not cnp.ndarray or cnp.PyArray_TYPE(<cnp.ndarray>array) != cnp.PyArray_TYPE(wanted):
+    if type(array) is not cnp.ndarray or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array):
         return False
-    if not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>array) or cnp.PyArray_NDIM(<cnp.ndarray>array) != cnp.PyArray_NDIM(wanted):
+    if cnp.PyArray_TYPE(<cnp.ndarray>array) != cnp.PyArray_TYPE(wanted):
+        return False
+    if cnp.PyArray_NDIM(<cnp.ndarray>array) != cnp.PyArray_NDIM(wanted):
         return False
     for axis in range(cnp.PyArray_NDIM(wanted)):
         if (<cnp.ndarray>array).shape[axis] != wanted.shape[axis]:

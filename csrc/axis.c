@@ -109,8 +109,8 @@ int64_t cr_axis_sources(const struct cr_axis *axis, int64_t targets)
 int64_t cr_axis_targets(const struct cr_axis *axis, int64_t sources)
 {
     const int64_t reach = (axis->kernel - 1) * axis->dilation, s = axis->stride;
-    if (sources >= axis->sources) return axis->targets;
-    return cr_smaller(axis->targets, cr_larger(0, axis->backward ? sources * s - reach : (sources - reach - 1 + s) / s));
+    const int64_t most = axis->backward ? sources * s - reach : (sources - reach - 1 + s) / s;
+    return sources >= axis->sources ? axis->targets : cr_smaller(axis->targets, cr_larger(0, most));
 }
 
 int64_t cr_axis_source(const struct cr_axis *axis, int64_t target, int64_t tap)

@@ -141,7 +141,7 @@ static inline int64_t cr_larger(int64_t a, int64_t b) { return a > b ? a : b; }
 /* Ceiling of a / b for b > 0 and any a. */
 static inline int64_t cr_ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0); }
 
-/* Part `part` of `parts` nearly equal parts of [0, total) is [cr_cut(total, part, parts), cr_cut(total, part + 1, parts)). */
+/* Part `part` of `parts` nearly equal ones of [0, total) goes from cr_cut(total, part, parts) to that of part + 1. */
 static inline int64_t cr_cut(int64_t total, int64_t part, int64_t parts)
 {
     return total / parts * part + cr_smaller(total % parts, part);

@@ -21,7 +21,8 @@ enum cr_status cr_conv_output_size(int64_t in, int64_t kernel, int64_t stride, i
     if (cr_multiply_add(dilation, kernel - 1, 1, &extent) || cr_multiply_add(1, in, pad_low, &padded) ||
         cr_multiply_add(1, padded, pad_high, &padded) || padded > INT64_MAX / 4)
         return cr_fail(CR_OVERFLOW,
-                       "x of %lld cells with padding (%lld, %lld), or w of %lld taps with dilation %lld, does not fit 63 bits",
+                       "x of %lld cells with padding (%lld, %lld), or w of %lld taps with dilation %lld, does not fit "
+                       "63 bits",
                        (long long)in, (long long)pad_low, (long long)pad_high, (long long)kernel, (long long)dilation);
     if (extent > padded)
         return cr_fail(CR_INVALID_ARGUMENT,

@@ -303,8 +303,8 @@ static int64_t columns_of(const struct plan *plan, int64_t segment, int64_t *col
     return cr_cut(width, segment % plan->segments + 1, plan->segments);
 }
 
-/* Copies what rows [row, end) of a segment read of in-channels [channel, channel + channels): pixels one after the other
- * with their channels, or, for PIXELS, channels one after the other with their pixels. */
+/* Copies what rows [row, end) of a segment read of in-channels [channel, channel + channels): pixels one after the
+ * other with their channels, or, for PIXELS, channels one after the other with their pixels. */
 static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t channel, int64_t channels)
 {
     const struct plan *plan = walk->plan;
@@ -497,7 +497,7 @@ static int is_depthwise(const struct cr_gather *gather)
     return gather->groups > 1 && gather->in_channels == 1 && gather->out_channels == 1;
 }
 
-/* Pixels side by side in x and in y: those of a row and a phase; with 1x1 kernels, of all rows that follow each other. */
+/* Pixels side by side in x and in y: of a row and a phase; with 1x1 kernels, of all rows that follow each other. */
 static int64_t pixels_of_line(const struct plan *plan)
 {
     const struct cr_gather *gather = plan->gather;

@@ -118,8 +118,8 @@ enum cr_pad_mode {
  *                  or an infinity may reach any output of its tile, or tap of its channels. For 3x3 kernels in two axes
  *                  (the first of in and of kernel is 1) of stride and dilation 1, and CR_PAD_CONSTANT;
  *                  CR_INVALID_ARGUMENT for any other
- *     CR_AUTO      what cr_conv_algorithm says, and in backward_weights Winograd if dtype is CR_FLOAT32, from 16 channels
- *                  of a group and 7x7 outputs on: by dtype, channels and sizes, never by N */
+ *     CR_AUTO      what cr_conv_algorithm says, and in backward_weights Winograd if dtype is CR_FLOAT32, from 16
+ *                  channels of a group and 7x7 outputs on: by dtype, channels and sizes, never by N */
 enum cr_algorithm { CR_AUTO = 0, CR_DIRECT, CR_WINOGRAD };
 
 enum cr_activation { CR_IDENTITY = 0, CR_RELU, CR_TANH, CR_SIGMOID };

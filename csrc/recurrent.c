@@ -134,9 +134,9 @@ struct cr_conv cr_series_conv(const struct cr_recurrence *r, int64_t steps, int6
 
 /* ---- rows and steps ---- */
 
-/* Who shares out columns meets the others after every phase, which costs 0.5 us, and h goes from one cache to the other:
- * that pays where a thread would have few rows of its own, since up to four take as long as one, and where U does not
- * stay in a second-level cache, of which each then holds a share. Two threads, by rows and by columns: LSTM
+/* Who shares out columns meets the others after every phase, which costs 0.5 us, and h goes from one cache to the
+ * other: that pays where a thread would have few rows of its own, since up to four take as long as one, and where U
+ * does not stay in a second-level cache, of which each then holds a share. Two threads, by rows and by columns: LSTM
  * 100,4,256,256 1.81 and 1.46 ms, 100,8,256,256 2.85 and 2.93, 25,16,512,512 6.66 and 5.06; RNN 25,16,512,512 (1 MB of
  * U) 1.21 and 1.28. A step has to be worth the meeting: LSTM 100,2,128,128 takes as long either way. */
 enum { FEW_ROWS = 4, CACHE_BYTES = 2 * 1024 * 1024, STEP_OPERATIONS = 500 * 1000 };

@@ -27,8 +27,8 @@ CR_HIDDEN enum cr_status cr_operand_open(struct cr_operand *operand, const struc
                                          int64_t products, int parts);
 CR_HIDDEN void cr_operand_close(struct cr_operand *operand);
 
-/* The same in two steps: the bytes of packed panels; and an operand over them, packed from matrix or, if that is NULL, as
- * they are. Not to be closed. */
+/* The same in two steps: the bytes of packed panels; and an operand over them, packed from matrix or, if that is NULL,
+ * as they are. Not to be closed. */
 CR_HIDDEN int64_t cr_operand_bytes(const struct cr_kernels *kernels, int64_t k, int64_t n);
 CR_HIDDEN void cr_operand_pack(struct cr_operand *operand, const struct cr_kernels *kernels,
                                const struct cr_matrix *matrix, int64_t k, int64_t n, void *panels);
@@ -69,8 +69,8 @@ struct cr_block {
     int64_t first, rows, columns;
 };
 
-/* What one thread does in a step: for rows [row, row + m), none of which has ended, part `part` of `parts` of the units,
- * or of whatever else the columns are that it writes. */
+/* What one thread does in a step: for rows [row, row + m), none of which has ended, part `part` of `parts` of the
+ * units, or of whatever else the columns are that it writes. */
 struct cr_share {
     int64_t t, row, m;
     int part, parts;

@@ -41,7 +41,7 @@ CR_HIDDEN int cr_multiply_add(int64_t a, int64_t b, int64_t c, int64_t *result);
  * The floating-point mode of the caller holds in all parts. */
 CR_HIDDEN void cr_parallel(int parts, void (*work)(void *context, int part, int parts), void *context);
 
-/* float_mode.c: the calling thread's rounding and treatment of subnormals, and a mode that flushes subnormals to zero. */
+/* float_mode.c: the calling thread's rounding and treatment of subnormals, and a mode that flushes them to zero. */
 CR_HIDDEN unsigned long cr_float_mode(void);
 CR_HIDDEN void cr_set_float_mode(unsigned long mode);
 CR_HIDDEN unsigned long cr_flushing(unsigned long mode);

@@ -97,7 +97,8 @@ CR_INLINE VEC NAME(fma)(VEC a, VEC b, VEC c)
     return (VEC)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 #elif defined(__aarch64__)
     VEC r;
-    for (int i = 0; i < LANES; i++) r[i] = REAL_BITS == 32 ? __builtin_fmaf(a[i], b[i], c[i]) : __builtin_fma(a[i], b[i], c[i]);
+    for (int i = 0; i < LANES; i++)
+        r[i] = REAL_BITS == 32 ? __builtin_fmaf(a[i], b[i], c[i]) : __builtin_fma(a[i], b[i], c[i]);
     return r;
 #else
     return a * b + c;

@@ -1,6 +1,6 @@
 /* Every public function with workspace, under an allocator that fails at the k-th request, for every k: the status is
- * CR_OUT_OF_MEMORY, outputs are untouched and nothing leaks, until there is enough. What is done over and over for little
- * data, a step of a recurrent layer or a small image, asks for nothing. Then a scan of bad geometries. */
+ * CR_OUT_OF_MEMORY, outputs are untouched and nothing leaks, until there is enough. What is done over and over for
+ * little data, a step of a recurrent layer or a small image, asks for nothing. Then a scan of bad geometries. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,7 +49,7 @@ static struct cr_tensor image(void *data, int64_t channels, const int64_t *size)
                               {channels * size[1] * size[2], channels * size[2], channels}};
 }
 
-/* A cell over T steps of B rows, and its matrices in rows (C) or columns (Fortran), or prepared. Outputs go to result. */
+/* A cell over T steps of B rows, its matrices in rows (C) or columns (Fortran), or prepared. Outputs go to result. */
 static enum cr_status recur(int cell, enum cr_dtype dtype, int64_t T, int64_t B, int64_t H, int columns, void *weights,
                             const void *panels)
 {
@@ -209,7 +209,8 @@ static void scan_bad_geometries(enum cr_algorithm algorithm)
                 if ((stride || value == &bad.dilation[0]) && bad_values[i] > 0) continue;
                 if ((pad || value == &bad.N) && bad_values[i] == 0) continue;
                 *value = bad_values[i];
-                expect(call(which, &bad, &good) != CR_OK && *cr_error_message(), "bad geometry accepted", which, (int)field);
+                expect(call(which, &bad, &good) != CR_OK && *cr_error_message(), "bad geometry accepted", which,
+                       (int)field);
             }
 }
 
