@@ -105,8 +105,11 @@ cdef class Geometry:
 
     def __init__(self, int rank, bint channels_first, tuple x_shape, tuple w_shape, stride, padding, dilation, groups,
                  int pad_mode, int algorithm):
+        self._set(rank, channels_first, x_shape, w_shape, stride, padding, dilation, groups, pad_mode, algorithm)
+
+    cdef int _set(self, int rank, bint channels_first, tuple x_shape, tuple w_shape, stride, padding, dilation, groups,
+                  int pad_mode, int algorithm) except -1:
         cdef int64_t group_channels
-        cdef int axis
         self._open(rank, channels_first, pad_mode)
         self.conv.algorithm = <_c.cr_algorithm>algorithm
         self.conv.C = self._set_image(x_shape, self.size)
@@ -120,6 +123,7 @@ cdef class Geometry:
             raise ValueError(f"w has {group_channels} input channels{of_groups} but x has {self.conv.C}")
         self._set_axes(stride, padding, dilation)
         self._set_out()
+        return 0
 
     @staticmethod
     def of_transposed(int rank, bint channels_first, tuple x_shape, tuple w_shape, stride, padding,
@@ -287,7 +291,7 @@ cdef class Geometry:
         """The shape of its output."""
         return self._shape(self.conv.K, self.conv.out)
 
-    def new_output(self, cnp.ndarray like):
+    cpdef cnp.ndarray new_output(self, cnp.ndarray like):
         """An array for the output, not filled in, of the dtype of like: numpy.empty without its arguments."""
         cdef cnp.npy_intp shape[5]
         cdef int axis, n = 0
@@ -392,7 +396,7 @@ cdef extern from *:
     void set_pool_in(_c.cr_pool *pool, const int64_t *size) nogil
 
 
-def conv_forward(Geometry geometry, cnp.ndarray x, cnp.ndarray w, cnp.ndarray b, cnp.ndarray y, int activation):
+cpdef conv_forward(Geometry geometry, cnp.ndarray x, cnp.ndarray w, cnp.ndarray b, cnp.ndarray y, int activation):
     """y = act(b + w * x). b is contiguous or None."""
     cdef _c.cr_conv conv = geometry.conv_of(x)
     cdef _c.cr_tensor tx = geometry.image(x), tw = geometry.kernel(w), ty = geometry.image(y)
@@ -402,6 +406,35 @@ def conv_forward(Geometry geometry, cnp.ndarray x, cnp.ndarray w, cnp.ndarray b,
     with nogil:
         status = _c.cr_conv_forward(&conv, &tx, &tw, bias, &ty)
     check(status)
+
+
+def convolve(int rank, x, w, b, stride, padding, dilation, groups, layout, padding_mode, activation, algorithm):
+    """A new y of a convolution of arrays and options as users give them; None if one of them is not what the core
+    takes: the short way of a call, as `infer` is. What it does not know goes the long way, which converts or refuses.
+    """
+    cdef Geometry geometry
+    cdef cnp.ndarray y
+    cdef bint first
+    if not (type(stride) is int and type(padding) is int and type(dilation) is int and type(groups) is int):
+        return None
+    if not (is_plain(x) and is_plain(w)) or cnp.PyArray_TYPE(<cnp.ndarray>x) != cnp.PyArray_TYPE(<cnp.ndarray>w):
+        return None
+    if not (type(layout) is str and type(padding_mode) is str and type(algorithm) is str):
+        return None
+    if not (activation is None or type(activation) is str):
+        return None
+    first = layout == "channels_first"
+    mode, which, fused = PAD_MODES.get(padding_mode), ALGORITHMS.get(algorithm), ACTIVATIONS.get(activation)
+    if mode is None or which is None or fused is None or not (first or layout == "channels_last"):
+        return None
+    geometry = Geometry.__new__(Geometry)
+    geometry._set(rank, first, x.shape, w.shape, stride, padding, dilation, groups, mode, which)
+    if b is not None and not (fits(b, cnp.PyArray_TYPE(<cnp.ndarray>x), 1, geometry.conv.K, 0)
+                              and cnp.PyArray_ISCONTIGUOUS(<cnp.ndarray>b)):
+        return None
+    y = geometry.new_output(x)
+    conv_forward(geometry, x, w, b, y, fused)
+    return y
 
 
 def conv_prepared_size(Geometry geometry, cnp.ndarray w):

@@ -83,16 +83,18 @@ def as_output(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype,
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
-    if out.dtype != dtype or not out.dtype.isnative:
+    if out.dtype != dtype:
         raise ValueError(f"out must have dtype {dtype}, got {out.dtype}")
     if out.shape != tuple(shape):
         raise ValueError(f"out must have shape {tuple(shape)}, got {out.shape}")
-    if not (out.flags.c_contiguous and out.flags.writeable and out.flags.aligned):
+    if not out.flags.carray:
         raise ValueError("out must be C-contiguous, aligned and writable")
     for value in inputs:
-        if value is not None and np.shares_memory(out, _view("an input", value)):
-            raise ValueError("out must not overlap an input")
-    return out.view(np.ndarray)
+        if value is not None:
+            read = value if _core.is_plain(value) else _view("an input", value)
+            if np.shares_memory(out, read):
+                raise ValueError("out must not overlap an input")
+    return out if type(out) is np.ndarray else out.view(np.ndarray)
 
 
 def as_integers(name: str, value: ArrayLike) -> np.ndarray:

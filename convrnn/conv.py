@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from .arguments import ExplicitPadding, Padding, PerAxis
 
-    PreparedWeights = dict[tuple[int, str], np.ndarray]
-
     # dx, dw, db. None where not needed, but Any says so: what was asked for is there, and need not be checked for None.
     Gradients = tuple[np.ndarray | Any, np.ndarray | Any, np.ndarray | Any]
 
@@ -68,7 +66,12 @@ def _oriented(w: np.ndarray, rank: int, layout: str, flip: bool) -> np.ndarray:
 
 def _conv(rank: int, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, stride: PerAxis, padding: Padding,
           dilation: PerAxis, groups: SupportsIndex, layout: str, flip: bool, padding_mode: str, activation: str | None,
-          algorithm: str, out: np.ndarray | None, prepared: PreparedWeights | None = None) -> np.ndarray:
+          algorithm: str, out: np.ndarray | None) -> np.ndarray:
+    if out is None and flip is False:
+        y = _core.convolve(rank, x, w, b, stride, padding, dilation, groups, layout, padding_mode, activation,
+                           algorithm)
+        if y is not None:
+            return y
     given = x, w, b
     x = as_array("x", x)
     w = as_array("w", w, x.dtype)
@@ -79,28 +82,45 @@ def _conv(rank: int, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, stride: Pe
     y = geometry.new_output(x) if out is None else as_output(out, geometry.y_shape, x.dtype, given)
     if flip is not False:
         w = _oriented(w, rank, layout, flip)
-    if prepared is None:
-        _core.conv_forward(geometry, x, w, b, y, fused)
-    else:
-        _core.conv_forward_prepared(geometry, x, _prepared(prepared, geometry, w), b, y, fused)
+    _core.conv_forward(geometry, x, w, b, y, fused)
     return y if out is None else out
 
 
-def _prepared(prepared: PreparedWeights, geometry: _core.Geometry, w: np.ndarray) -> np.ndarray:
-    """w as the algorithm takes it, from what prepared keeps or into it."""
-    key = _core.conv_prepared_size(geometry, w), _core.isa()  # algorithms and sizes of tiles have sizes of their own
-    if key not in prepared:
-        prepared[key] = _core.conv_prepare(geometry, w)
-    return prepared[key]
+class FrozenConv:
+    """conv1d, conv2d or conv3d, bit for bit, with weights that are always the same: what can be computed of them alone
+    is kept, and so is what was made of the last shape of x. options: those of conv1d, but for flip, activation,
+    algorithm and out; all of them."""
 
+    def __init__(self, rank: int, w: np.ndarray, b: np.ndarray | None, **options: Any) -> None:
+        self._rank, self._w, self._b, self._options = rank, w, b, options
+        self._forget()
 
-def _conv_frozen(rank: int, prepared: PreparedWeights, x: ArrayLike, w: ArrayLike, b: ArrayLike | None, *,
-                stride: PerAxis, padding: Padding, dilation: PerAxis, groups: SupportsIndex, layout: str,
-                padding_mode: str, activation: str | None) -> np.ndarray:
-    """conv1d, conv2d or conv3d, bit for bit, with a w that is always the same: what can be computed of it alone is
-    kept in prepared, a dict that is empty at first."""
-    return _conv(rank, x, w, b, stride, padding, dilation, groups, layout, False, padding_mode, activation, "auto",
-                 None, prepared)
+    def _forget(self) -> None:
+        self._weights: dict[tuple[int, str], np.ndarray] = {}  # algorithms and sizes of tiles have sizes of their own
+        self._last: tuple[Any, Any, Any] = None, None, None  # replaced as a whole: threads may call at once
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_rank": self._rank, "_w": self._w, "_b": self._b, "_options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def __call__(self, x: ArrayLike, activation: str | None = None) -> np.ndarray:
+        x = as_array("x", x, self._w.dtype)
+        fused = choice("activation", activation, _core.ACTIVATIONS)
+        seen = x.shape, _core.isa()
+        last, geometry, weights = self._last
+        if last != seen:
+            geometry = _geometry(self._rank, x.shape, self._w.shape, algorithm="auto", **self._options)
+            key = _core.conv_prepared_size(geometry, self._w), seen[1]
+            weights = self._weights.get(key)
+            if weights is None:
+                weights = self._weights[key] = _core.conv_prepare(geometry, self._w)
+            self._last = seen, geometry, weights
+        y = geometry.new_output(x)
+        _core.conv_forward_prepared(geometry, x, weights, self._b, y, fused)
+        return y
 
 
 def _conv_backward(rank: int, dy: ArrayLike, x: ArrayLike, w: ArrayLike, stride: PerAxis, padding: Padding,

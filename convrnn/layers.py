@@ -27,8 +27,8 @@ from .arguments import (
     real_dtype, resolve_padding,
 )
 from .conv import (
-    conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward,
-    _conv_frozen, conv_transpose1d, conv_transpose1d_backward, conv_transpose2d, conv_transpose2d_backward,
+    FrozenConv, conv1d, conv1d_backward, conv2d, conv2d_backward, conv3d, conv3d_backward,
+    conv_transpose1d, conv_transpose1d_backward, conv_transpose2d, conv_transpose2d_backward,
 )
 from .pool import avg_pool2d, avg_pool2d_backward, max_pool2d, max_pool2d_backward
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:  # numpy.random and numpy.typing take longer to import than th
     from numpy.typing import ArrayLike, DTypeLike
 
     from .arguments import Seed
-    from .conv import PreparedWeights
 
 __all__ = [
     "AvgPool2d",
@@ -269,7 +268,7 @@ def _divided(name: str, channels: int, groups: int) -> int:
 
 
 class _Conv(_Convolution):
-    _prepared: PreparedWeights | None = None  # of snapshots, whose weight stays as it is; filled as images come
+    _frozen: FrozenConv | None = None  # of snapshots, whose weight stays as it is
 
     def __init__(
         self,
@@ -298,17 +297,16 @@ class _Conv(_Convolution):
             stride=stride, padding=padding, dilation=dilation, groups=groups, padding_mode=padding_mode,
         )
 
-    def forward(self, x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        if self._prepared is None:
+    def forward(self, x: ArrayLike) -> tuple[np.ndarray, Any]:
+        if self._frozen is None:
             return super().forward(x)
-        weight, bias = self.params["weight"], self.params.get("bias")
-        x = as_array("x", x, weight.dtype)
-        y = _conv_frozen(self._rank, self._prepared, x, weight, bias, activation=self._activation, **self._options)
-        return y, x
+        return self._frozen(x, self._activation), x
 
     def _snapshot(self) -> Self:
         snapshot = copy.deepcopy(self)
-        snapshot._prepared = {}
+        snapshot._frozen = FrozenConv(
+            self._rank, snapshot.params["weight"], snapshot.params.get("bias"), **snapshot._options
+        )
         return snapshot
 
 
@@ -608,7 +606,7 @@ class MaxPool2d(_Pool2d):
     def __call__(self, x: ArrayLike) -> np.ndarray:
         return max_pool2d(x, **self._options)
 
-    def forward(self, x: ArrayLike) -> tuple[np.ndarray, ArrayLike]:
+    def forward(self, x: ArrayLike) -> tuple[np.ndarray, Any]:
         return self(x), x
 
     def backward(

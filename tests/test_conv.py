@@ -1,6 +1,7 @@
 """Convolution, forward and backward, against the reference: every shape, option, layout, dtype, instruction set."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -148,9 +149,9 @@ def test_out(text, isa, layout, dtype):
 
 
 def frozen_options(problem, layout):
-    """What conv1d, conv2d and conv3d have in common with the call of a frozen layer."""
-    options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "constant",
-               "activation": problem.activation} | problem.geometry() | {"layout": layout}
+    """The options of FrozenConv."""
+    options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "padding_mode": "constant"}
+    options |= problem.geometry() | {"layout": layout}
     options.pop("flip", None)
     return options
 
@@ -162,8 +163,11 @@ def test_prepared_weights(text, isa, dtype):
     for layout in LAYOUTS:
         x, w, b, _ = arranged(operands(problem, "conv", "real"), layout, problem.rank, dtype)
         options = frozen_options(problem, layout)
-        y = conv._conv_frozen(problem.rank, prepared, x, w, b, **options)
-        assert np.array_equal(y, problem.function(cr, "conv")(x, w, b, **options))
+        frozen = conv.FrozenConv(problem.rank, w, b, **options)
+        frozen._weights = prepared
+        y = problem.function(cr, "conv")(x, w, b, activation=problem.activation, **options)
+        for _ in range(2):  # the second call keeps what the first has made
+            assert np.array_equal(frozen(x, problem.activation), y)
     (weights,) = prepared.values()
     assert weights.ctypes.data % 64 == 0
 
@@ -172,16 +176,59 @@ def test_prepared_weights(text, isa, dtype):
                                   "n1c8h9w8k12_1x1_g4", "n1c1100w9k17_3_p1", "n1c2w9k3_3_p1500_edge"])
 def test_prepared_weights_serve_all_images(text, isa, layout, dtype):
     """Any number of any size."""
-    problem, prepared = parse(text), {}
+    problem = parse(text)
     _, w, b, _ = arranged(operands(problem, "conv", "real"), layout, problem.rank, dtype)
     options = frozen_options(problem, layout)
+    frozen = conv.FrozenConv(problem.rank, w, b, **options)
     for N, sizes in ((2, (9, 8)), (1, (60, 70)), (3, (5, 200)), (0, (9, 9)), (1, (6, 3))):
         size = sizes[:problem.rank]
         shape = (N, *size, problem.C) if layout == "channels_last" else (N, problem.C, *size)
         x = np.random.default_rng(N).standard_normal(shape).astype(dtype)
-        y = conv._conv_frozen(problem.rank, prepared, x, w, b, **options)
-        assert np.array_equal(y, problem.function(cr, "conv")(x, w, b, **options))
-    assert len(prepared) == 1
+        y = problem.function(cr, "conv")(x, w, b, activation=problem.activation, **options)
+        assert np.array_equal(frozen(x, problem.activation), y)
+    assert len(frozen._weights) == 1
+
+
+def test_a_frozen_convolution_follows_the_instruction_set():
+    """What was prepared for one is not read by another, and a copy prepares anew."""
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 9, 9, 5), (3, 3, 5, 33), (33,)))
+    frozen = conv.FrozenConv(2, w, b, **frozen_options(parse("n2c5h9w9k33_3x3"), "channels_last"))
+    best = _core.isa()
+    try:
+        for name in [*_core.available_isas(), *_core.available_isas()]:
+            _core.set_isa(name)
+            copied = pickle.loads(pickle.dumps(frozen))
+            assert copied._last == (None, None, None) and not copied._weights
+            assert np.array_equal(frozen(x), cr.conv2d(x, w, b))
+            assert np.array_equal(copied(x), cr.conv2d(x, w, b))
+    finally:
+        _core.set_isa(best)
+
+
+@pytest.mark.parametrize("options", [
+    {"stride": (1, 1)}, {"stride": np.int64(1)}, {"dilation": [1, 1]}, {"groups": np.int8(1)}, {"padding": "valid"},
+    {"padding": ((0, 0), (0, 0))}, {"flip": np.False_}, {"b": np.zeros(12)[::2]}, {"b": [0.0] * 6}], ids=repr)
+def test_both_ways_of_a_call_give_the_same(options):
+    """Plain arguments go the short way, in the core, and all others the long one."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 9, 8, 4)), rng.standard_normal((3, 3, 4, 6))
+    b = np.asarray(options.pop("b", np.zeros(6)))
+    plain = _core.convolve(2, x, w, np.zeros(6), 1, 0, 1, 1, "channels_last", "constant", None, "auto")
+    assert plain is not None
+    assert np.array_equal(cr.conv2d(x, w, b, **options), plain)
+
+
+@pytest.mark.parametrize("position, value", [
+    (1, [[[1.0]]]), (1, np.ones((9, 8, 4), int)), (2, np.ones((3, 3, 4, 6), np.float32)), (3, np.zeros(12)[::2]),
+    (3, np.zeros(5)), (3, [0.0] * 6), (4, 1.0), (5, "same"), (6, (1, 1)), (7, True), (8, "last"), (8, None),
+    (9, "zeros"), (9, []), (10, "elu"), (10, {}), (11, "fft"), (11, 0)], ids=repr)
+def test_the_short_way_leaves_the_rest_to_the_long_one(position, value):
+    arguments = [2, np.ones((2, 9, 8, 4)), np.ones((3, 3, 4, 6)), None, 1, 0, 1, 1, "channels_last", "constant", None,
+                 "auto"]
+    assert _core.convolve(*arguments) is not None
+    arguments[position] = value
+    assert _core.convolve(*arguments) is None
 
 
 def test_prepared_weights_of_another_convolution_are_refused(isa):

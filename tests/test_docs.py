@@ -17,9 +17,14 @@ from convrnn import _core, _version
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+FORMULAS = (ROOT / "docs" / "formulas.md").read_text(encoding="utf-8")
 DOCUMENTED = [name for name in convrnn.__all__ if inspect.isroutine(getattr(convrnn, name))
               or inspect.isclass(getattr(convrnn, name))]
+
+
+def programs(page):
+    """The Python programs of a page."""
+    return re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
 
 
 def documented_parameters(docstring):
@@ -86,10 +91,18 @@ def test_sections_of_parameters_are_found():
     assert documented_parameters("Sum.") == []
 
 
-@pytest.mark.parametrize("program", [pytest.param(text, id=f"block{i}") for i, text in enumerate(PROGRAMS)])
+@pytest.mark.parametrize("program", [pytest.param(text, id=f"block{i}") for i, text in enumerate(programs(README))])
 def test_readme_programs_run(program, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(program, "README.md", "exec"), {"__name__": "readme"})
+
+
+def test_formulas_hold():
+    """The page's programs, one after the other; each ends with what it asserts."""
+    names = {"__name__": "formulas"}
+    for program in programs(FORMULAS):
+        assert "assert" in program
+        exec(compile(program, "formulas.md", "exec"), names)
 
 
 def test_the_example_learns(capsys):
@@ -98,14 +111,16 @@ def test_the_example_learns(capsys):
     assert steps[-1].endswith("100.0% right") and stream == "stream: 96 of 96 right"
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/performance.md", "benchmarks/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/formulas.md", "docs/performance.md",
+                                  "benchmarks/README.md"])
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text(encoding="utf-8")):
         assert target.startswith("https://") or (ROOT / page).parent.joinpath(target).exists(), target
 
 
-def test_readme_has_programs():
-    assert len(PROGRAMS) == README.count("```python") > 0
+@pytest.mark.parametrize("page", [README, FORMULAS], ids=["readme", "formulas"])
+def test_pages_have_programs(page):
+    assert len(programs(page)) == page.count("```python") > 0
 
 
 def test_all_is_what_the_package_imports():
