@@ -36,25 +36,26 @@ cdef enum:
     SMALL = 16384  # bytes of a result that stays in a first-level cache, where writing across cache lines is cheap
 
 
+cdef cnp.ndarray aligned(int ndim, cnp.npy_intp *shape, int dtype, cnp.npy_intp size):
+    """An array of so many bytes, not filled in, that begins on a cache line."""
+    cdef cnp.npy_intp room_size = size + 63
+    cdef cnp.ndarray room = cnp.PyArray_EMPTY(1, &room_size, cnp.NPY_UINT8, 0)
+    cdef size_t begin = (<size_t>cnp.PyArray_DATA(room) + 63) & ~<size_t>63
+    cdef cnp.ndarray array = cnp.PyArray_SimpleNewFromData(ndim, shape, dtype, <void *>begin)
+    cnp.set_array_base(array, room)
+    return array
+
+
 cdef cnp.ndarray empty(int ndim, cnp.npy_intp *shape, int dtype):
     """numpy.empty, but for a small array on a cache line: NumPy's arrays begin 16 bytes past one, so that a row of two
     vectors would be written to three lines rather than two."""
     cdef cnp.npy_intp size = 8 if dtype == cnp.NPY_FLOAT64 else 4
-    cdef cnp.ndarray room, array
-    cdef size_t begin
     cdef int axis
     for axis in range(ndim):
         if shape[axis] and size > (<cnp.npy_intp>1 << 62) // shape[axis]:
             size = 0  # NumPy refuses it
         size *= shape[axis]
-    if size < SMALL:
-        return cnp.PyArray_EMPTY(ndim, shape, dtype, 0)
-    size += 63
-    room = cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
-    begin = (<size_t>cnp.PyArray_DATA(room) + 63) & ~<size_t>63
-    array = cnp.PyArray_SimpleNewFromData(ndim, shape, dtype, <void *>begin)
-    cnp.set_array_base(array, room)
-    return array
+    return cnp.PyArray_EMPTY(ndim, shape, dtype, 0) if size < SMALL else aligned(ndim, shape, dtype, size)
 
 
 def empty_like(cnp.ndarray array):
@@ -445,12 +446,6 @@ def conv_prepared_size(Geometry geometry, cnp.ndarray w):
     return size
 
 
-cdef cnp.ndarray room_of(int64_t size):
-    """So many bytes, aligned to 64."""
-    cdef cnp.ndarray room = np.empty(size + 63, np.uint8)
-    return room[-room.ctypes.data % 64:][:size]
-
-
 def conv_prepare(Geometry geometry, cnp.ndarray w):
     """w for conv_forward_prepared, aligned to 64 bytes."""
     cdef _c.cr_conv conv = geometry.conv_of(w)
@@ -458,8 +453,8 @@ def conv_prepare(Geometry geometry, cnp.ndarray w):
     cdef cnp.ndarray prepared
     cdef void *data
     cdef _c.cr_status status
-    size = conv_prepared_size(geometry, w)
-    prepared = room_of(size)
+    cdef cnp.npy_intp size = conv_prepared_size(geometry, w)
+    prepared = aligned(1, &size, cnp.NPY_UINT8, size)
     data = cnp.PyArray_DATA(prepared)
     with nogil:
         status = _c.cr_conv_prepare(&conv, &tw, data)
@@ -570,10 +565,12 @@ cdef class Recurrence:
         """Keeps the matrices as forward reads them; what is written to the parameters does not reach it any more."""
         cdef cnp.ndarray prepared
         cdef void *data
-        cdef int64_t size
+        cdef int64_t bytes
+        cdef cnp.npy_intp size
         cdef _c.cr_status status
-        check(_c.cr_recurrent_prepared_size(<_c.cr_cell>self.cell, &self.sequence, &size))
-        prepared = room_of(size)
+        check(_c.cr_recurrent_prepared_size(<_c.cr_cell>self.cell, &self.sequence, &bytes))
+        size = bytes
+        prepared = aligned(1, &size, cnp.NPY_UINT8, size)
         data = cnp.PyArray_DATA(prepared)
         with nogil:
             status = _c.cr_recurrent_prepare(<_c.cr_cell>self.cell, &self.sequence, &self.weights, data)
