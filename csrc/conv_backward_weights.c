@@ -1,11 +1,12 @@
 /* Convolution, backward to its weights and bias: dw = the convolution of x with dy.
  *
  * For every tap, dw[tap] is a matrix product over pixels: C[c, k] = sum over pixels of x[pixel at the tap, c] *
- * dy[pixel, k]. Where channels are few, the taps of a kernel row are rows of that product too. Pixels are added in
- * blocks of the same size for any number of threads, within a block into one accumulator (of a border column, another)
- * and the blocks one after the other, so the rounding error of n terms grows with the square root of PIXELS and of
- * n / PIXELS, not of n. Threads share out disjoint parts of dw, or, where it is small, of the sums of segments of
- * lines, which are as many for any number of threads and are added up in their order.
+ * dy[pixel, k], or with dy's channels as rows and x's as columns, whichever takes less time. Where channels are few,
+ * the taps of a kernel row are rows of that product too. Pixels are added in blocks of the same size for any number of
+ * threads, within a block into one accumulator (of a border column, another) and the blocks one after the other, so the
+ * rounding error of n terms grows with the square root of PIXELS and of n / PIXELS, not of n. Threads share out
+ * disjoint parts of dw, or, where it is small, of the sums of segments of lines, which are as many for any number of
+ * threads and are added up in their order.
  *
  * Where x and dy have one channel each, vectors run along the pixels of a line, and their lanes are added up at the
  * end. That is a matter of shape alone: of strided arrays each lane is a tile of its own, with the same sum. */
@@ -32,15 +33,17 @@ struct plan {
     int stages_x;                     /* x is read from a copy of the rows at work, [line][column][channel], */
     int64_t stage_columns;            /* of so many columns */
     int64_t in_channels, out_channels; /* of a group */
-    int64_t vector_channels;           /* what panels cut up: the out-channels of a group, or all if diagonal */
+    int64_t vector_channels;           /* what panels cut up: of a group, the other channels; or all if diagonal */
     int along_pixels;                 /* vectors run along pixels */
+    int exchanged;                    /* rows of the product are channels of dy, its columns those of x */
+    int64_t row_channels;             /* of a group, the channels that are rows */
     int64_t w_group;                   /* stride of dw from one group to the next */
-    int64_t panel_channels, panels_of_group, panels; /* panels: disjoint ranges of the channels of dy */
+    int64_t panel_channels, panels_of_group, panels; /* panels: disjoint ranges of those */
     int64_t batch, panel_elements;    /* panels that are packed together, and how far apart */
     int64_t joined;                   /* taps of a kernel row that are rows of one product: all or one */
-    int64_t rows, row_block, blocks;  /* rows of the product, joined * in_channels; of a tile; tiles */
-    int even_rows;                    /* the rows of a tile are evenly apart, in x and in dw, past the end of a tap */
-    int64_t x_row, dw_row;            /* how far */
+    int64_t rows, row_block, blocks;  /* rows of the product, joined * row_channels; of a tile; tiles */
+    int even_rows;                    /* the rows of a tile are evenly apart, in A and in dw, past the end of a tap */
+    int64_t a_row, dw_row, dw_column; /* how far; and columns, in dw */
     int64_t units, chunk;             /* of a panel, tiles of a group of taps; those walked at a time */
     int64_t lines, line_block, width, width_block; /* (image, depth, height) and columns of dy; of a block */
     int64_t line_blocks;              /* of all lines; of them, segments take an equal share each */
@@ -61,7 +64,7 @@ struct walk {
     void *sums;                                 /* along pixels: [row][columns of a tile], of a tile */
     char *stage;                                /* the copy, */
     int64_t stage_column;                       /* from this column of x on */
-    int64_t group, channel, channels;          /* the panel: dy's channels [channel, channel + channels) of a group */
+    int64_t group, channel, channels;          /* the panel: channels [channel, channel + channels) of a group */
     int64_t segment, line, line_end, column, column_end; /* the block of pixels */
     int64_t chunk;                              /* the first unit of the chunk */
     struct cr_step apart;                       /* from each step to the next, if that is even */
@@ -111,12 +114,10 @@ static int find_in_x(const struct plan *plan, const struct place *at, int64_t td
     return d >= 0 && h >= 0;
 }
 
-/* Where the panel's channels of dy begin. */
-static const void *panel_of_dy(const struct walk *walk)
+/* The panel's first channel of dy. */
+static int64_t panel_of_dy(const struct walk *walk)
 {
-    const struct plan *plan = walk->plan;
-    return cr_at(plan->dy->data, (walk->group * plan->out_channels + walk->channel) * plan->dy->channel,
-                 plan->kernels->size);
+    return walk->group * walk->plan->out_channels + walk->channel;
 }
 
 /* `channels` channels of dy from the panel's first on: the panels of a batch. */
@@ -133,8 +134,8 @@ static void pack_dy(const struct walk *walk, int64_t channels)
                                          .row = columns,
                                          .next = plan->panel_elements,
                                          .fold = 1};
-        plan->kernels->pack(&panels, cr_at(panel_of_dy(walk), from, size), walk->column_end - walk->column, channels,
-                            dy->space[2], dy->channel);
+        plan->kernels->pack(&panels, cr_at(dy->data, from + panel_of_dy(walk) * dy->channel, size),
+                            walk->column_end - walk->column, channels, dy->space[2], dy->channel);
     }
 }
 
@@ -162,6 +163,12 @@ static void pack_x(const struct walk *walk, int64_t chunk_end)
         }
 }
 
+/* The panel's first channel of x. */
+static int64_t panel_of_x(const struct walk *walk)
+{
+    return walk->channel + (walk->plan->diagonal ? 0 : walk->group * walk->plan->in_channels);
+}
+
 /* Copies the panel's channels of a row of x, at offset, and returns where. */
 static int64_t stage_row(const struct walk *walk, int64_t number, int64_t offset, int64_t columns)
 {
@@ -170,8 +177,9 @@ static int64_t stage_row(const struct walk *walk, int64_t number, int64_t offset
     const int64_t size = plan->kernels->size, width = plan->kernels->columns, to = number * plan->stage_columns * width;
     const struct cr_panels panels = {.data = cr_at(walk->stage, to, size), .width = width, .row = width, .fold = 1};
 
-    plan->kernels->pack(&panels, cr_at(x->data, offset + walk->stage_column * x->space[2] + walk->channel * x->channel,
-                                       size), columns, walk->channels, x->space[2], x->channel);
+    plan->kernels->pack(&panels,
+                        cr_at(x->data, offset + walk->stage_column * x->space[2] + panel_of_x(walk) * x->channel, size),
+                        columns, walk->channels, x->space[2], x->channel);
     return to;
 }
 
@@ -187,10 +195,12 @@ static void list_lines(struct walk *walk, int64_t td, int64_t th)
     for (struct place at = first_line(walk); at.line < walk->line_end; next_line(plan, &at)) {
         struct cr_step *const step = &walk->steps[steps];
         if (!find_in_x(plan, &at, td, th, &offset)) continue;
-        step->a = plan->packs_x    ? packed_pixel(walk, &at) * plan->row_block
-                  : plan->stages_x ? stage_row(walk, steps, offset, columns_end - walk->stage_column)
-                                   : offset;
-        step->b = plan->packs_dy ? packed_pixel(walk, &at) * plan->kernels->columns : place_in_dy(plan, &at);
+        const int64_t in_x = plan->packs_x    ? packed_pixel(walk, &at) * plan->row_block
+                             : plan->stages_x ? stage_row(walk, steps, offset, columns_end - walk->stage_column)
+                                              : offset;
+        const int64_t in_dy =
+            plan->packs_dy ? packed_pixel(walk, &at) * plan->kernels->columns : place_in_dy(plan, &at);
+        *step = plan->exchanged ? (struct cr_step){.a = in_dy, .b = in_x} : (struct cr_step){.a = in_x, .b = in_dy};
         if (steps == 1) walk->apart = (struct cr_step){.a = step->a - step[-1].a, .b = step->b - step[-1].b};
         if (steps > 1 && (step->a - step[-1].a != walk->apart.a || step->b - step[-1].b != walk->apart.b))
             walk->even = 0;
@@ -235,46 +245,73 @@ static void join_steps(const struct walk *walk, struct cr_tile *tile, struct cr_
 static void *row_of_dw(const struct walk *walk, int64_t tap, int64_t row)
 {
     const struct plan *plan = walk->plan;
-    const int64_t along_n = plan->diagonal ? plan->w_group : plan->dw->batch;
     return cr_at(plan->dw->data, walk->segment * plan->segment_elements + walk->group * plan->w_group +
-                                     walk->channel * along_n + walk->dw_offset + tap * plan->dw->space[2] +
-                                     (row - tap * plan->in_channels) * plan->dw->channel,
+                                     walk->channel * plan->dw_column + walk->dw_offset + tap * plan->dw->space[2] +
+                                     (row - tap * plan->row_channels) * plan->dw_row,
                  plan->kernels->size);
+}
+
+/* Where the product begins to read x or dy, and from there the next pixel. */
+struct operand {
+    const void *data;
+    int64_t pixel;
+};
+
+/* channel: the row's, if x's channels are rows. */
+static struct operand operand_x(const struct walk *walk, const struct piece *piece, int64_t channel)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_tensor *x = plan->x;
+    const int64_t size = plan->kernels->size, columns = plan->kernels->columns;
+    const int64_t source_step = cr_axis_source_step(&plan->axis[2]);
+
+    if (plan->packs_x) {
+        const int64_t pixel = (piece->row / plan->row_block - walk->chunk) * PIXELS + piece->column - walk->column;
+        return (struct operand){cr_at(walk->packed_x, pixel * plan->row_block, size), plan->row_block};
+    }
+    if (plan->stages_x)
+        return (struct operand){cr_at(walk->stage, (piece->source - walk->stage_column) * columns, size),
+                                source_step * columns};
+    channel = plan->diagonal || plan->exchanged ? panel_of_x(walk) : walk->group * plan->in_channels + channel;
+    return (struct operand){cr_at(x->data, channel * x->channel + piece->source * x->space[2], size),
+                            source_step * x->space[2]};
+}
+
+static struct operand operand_dy(const struct walk *walk, const struct piece *piece, int64_t channel)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_tensor *dy = plan->dy;
+    const int64_t size = plan->kernels->size, columns = plan->kernels->columns;
+
+    if (plan->packs_dy)
+        return (struct operand){cr_at(walk->panel, (piece->column - walk->column) * columns, size), columns};
+    channel = plan->exchanged ? walk->group * plan->out_channels + channel : panel_of_dy(walk);
+    return (struct operand){cr_at(dy->data, channel * dy->channel + piece->column * dy->space[2], size), dy->space[2]};
 }
 
 static void run_tile(const struct walk *walk, const struct piece *piece, int accumulate)
 {
     const struct plan *plan = walk->plan;
-    const int64_t size = plan->kernels->size, row = piece->row, column = piece->column - walk->column;
-    const int64_t c = row - piece->tap * plan->in_channels;
-    const int64_t channel = plan->diagonal ? walk->channel : walk->group * plan->in_channels;
+    const int64_t channel = piece->row - piece->tap * plan->row_channels;
+    const struct operand x = operand_x(walk, piece, channel), dy = operand_dy(walk, piece, channel);
+    const struct operand a = plan->exchanged ? dy : x, b = plan->exchanged ? x : dy;
     struct cr_step first;
     struct cr_tile tile = {
+        .a = a.data,
+        .b = b.data,
+        .c = row_of_dw(walk, piece->tap, piece->row),
         .steps = walk->steps,
         .batch = walk->step_count,
         .k = piece->pixels,
-        .a_row = plan->x_row,
-        .b_k = plan->packs_dy ? plan->kernels->columns : plan->dy->space[2],
-        .c = row_of_dw(walk, piece->tap, row),
+        .a_row = plan->a_row,
+        .a_k = a.pixel,
+        .b_k = b.pixel,
         .c_row = plan->dw_row,
-        .c_column = plan->diagonal ? plan->w_group : plan->dw->batch,
-        .m = (int)(piece->row_end - row),
+        .c_column = plan->dw_column,
+        .m = (int)(piece->row_end - piece->row),
         .n = (int)walk->channels,
         .accumulate = accumulate,
     };
-    tile.b = cr_at(plan->packs_dy ? walk->panel : panel_of_dy(walk),
-                   (plan->packs_dy ? column : piece->column) * tile.b_k, size);
-    if (plan->packs_x) {
-        const int64_t block = row / plan->row_block - walk->chunk;
-        tile.a = cr_at(walk->packed_x, (block * PIXELS + column) * plan->row_block, size);
-        tile.a_k = plan->row_block;
-    } else if (plan->stages_x) {
-        tile.a = cr_at(walk->stage, (piece->source - walk->stage_column) * plan->kernels->columns, size);
-        tile.a_k = cr_axis_source_step(&plan->axis[2]) * plan->kernels->columns;
-    } else {
-        tile.a = cr_at(plan->x->data, (channel + c) * plan->x->channel + piece->source * plan->x->space[2], size);
-        tile.a_k = cr_axis_source_step(&plan->axis[2]) * plan->x->space[2];
-    }
     join_steps(walk, &tile, &first);
     if (accumulate) prefetch_c(&tile, plan->kernels);
     (plan->diagonal ? plan->kernels->diagonal : plan->kernels->product)(&tile);
@@ -299,7 +336,7 @@ static void add_pixels(const struct walk *walk, const struct piece *piece, int64
             .steps = walk->steps,
             .batch = walk->step_count,
             .k = vectors,
-            .a_row = plan->x_row,
+            .a_row = plan->a_row,
             .a_k = columns * x_pixel,
             .b_k = columns * dy_pixel,
             .c_row = columns,
@@ -360,7 +397,7 @@ static void run_rows(const struct walk *walk, int64_t row, int64_t row_end, int 
 {
     const struct plan *plan = walk->plan;
     const struct cr_axis *width = &plan->axis[2];
-    const int64_t C = plan->in_channels, end = walk->column_end, source_step = cr_axis_source_step(width);
+    const int64_t C = plan->row_channels, end = walk->column_end, source_step = cr_axis_source_step(width);
     const int64_t low = row / C, high = (row_end - 1) / C;
     struct piece inner = {.column = walk->column};
     int64_t source;
@@ -406,20 +443,20 @@ static void run_units(struct walk *walk, int64_t unit, int64_t end, int first)
 {
     const struct plan *plan = walk->plan;
     const struct cr_tensor *dw = plan->dw;
-    const int64_t kh = plan->axis[1].kernel, in_row = plan->axis[2].kernel / plan->joined;
+    const int64_t kh = plan->axis[1].kernel, row_units = plan->axis[2].kernel / plan->joined * plan->blocks;
 
     while (unit < end) {
-        const int64_t taps = unit / plan->blocks, group_end = cr_smaller(end, (taps + 1) * plan->blocks);
-        const int64_t td = taps / (kh * in_row), th = taps / in_row % kh;
-        walk->tw = taps % in_row;
-        walk->dw_offset = td * dw->space[0] + th * dw->space[1] + walk->tw * dw->space[2];
+        const int64_t kernel_row = unit / row_units, row_end = cr_smaller(end, (kernel_row + 1) * row_units);
+        const int64_t td = kernel_row / kh, th = kernel_row % kh;
         list_lines(walk, td, th);
-        for (; unit < group_end; unit++) {
+        for (; unit < row_end; unit++) {
             const int64_t row = unit % plan->blocks * plan->row_block;
-            const int64_t row_end = cr_smaller(row + plan->row_block, plan->rows);
+            const int64_t end_of_rows = cr_smaller(row + plan->row_block, plan->rows);
+            walk->tw = unit % row_units / plan->blocks;
+            walk->dw_offset = td * dw->space[0] + th * dw->space[1] + walk->tw * dw->space[2];
             if (plan->along_pixels) memset(walk->sums, 0, (size_t)plan->sums_bytes);
-            run_rows(walk, row, row_end, first);
-            if (plan->along_pixels) add_lanes(walk, row, row_end, !first);
+            run_rows(walk, row, end_of_rows, first);
+            if (plan->along_pixels) add_lanes(walk, row, end_of_rows, !first);
         }
     }
 }
@@ -521,12 +558,21 @@ static int64_t stage_bytes(const struct plan *plan, const struct cr_conv *conv)
     return lines * plan->stage_columns * plan->kernels->columns * plan->kernels->size;
 }
 
+/* The time of the tiles of a product, of so many rows and columns: one vector of columns takes two thirds of the time
+ * of two, since a tile reads as many elements of A for either. */
+static int64_t tile_time(const struct cr_kernels *kernels, int64_t rows, int64_t columns)
+{
+    const int64_t rest = columns % kernels->columns;
+    return rows * (columns / kernels->columns * 3 + (rest > kernels->lanes ? 3 : rest ? 2 : 0));
+}
+
 /* What rows and columns of the products are. */
 static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
 {
     const struct cr_kernels *kernels = plan->kernels;
     const struct cr_tensor *dy = plan->dy, *x = plan->x;
-    const int64_t C = conv->C / conv->groups, taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2];
+    const int64_t C = conv->C / conv->groups, K = conv->K / conv->groups;
+    const int64_t taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2];
 
     /* Channels that do not lie side by side are copied to where they do, unless there are too few, or too much. */
     const int depthwise = conv->groups > 1 && conv->groups == conv->C && conv->C == conv->K;
@@ -534,20 +580,29 @@ static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
     plan->diagonal = depthwise && ((x->channel == 1 && dy->channel == 1) ||
                                    (2 * conv->groups >= kernels->lanes && conv->pad_mode == CR_PAD_CONSTANT &&
                                     stage_bytes(plan, conv) <= STAGE_BYTES));
-    plan->stages_x = plan->diagonal && x->channel != 1;
     plan->along_pixels = conv->C == 1 && conv->K == 1 && conv->stride[2] == 1 && 2 * conv->out[2] > kernels->lanes;
     plan->in_channels = C;
-    plan->out_channels = conv->K / conv->groups;
+    plan->out_channels = K;
     /* Few channels fill a tile together with the taps of a row. That they share a tile is a matter of shape alone, for
      * the sake of the order of summation. */
     plan->joined = C < kernels->rows && conv->pad_mode == CR_PAD_CONSTANT ? conv->kernel[2] : 1;
-    plan->rows = plan->joined * C;
+    /* The other way round, a narrow dw has fewer tiles, or wider ones, and the same sums. If that takes a copy of x, it
+     * is a quarter of the time, and more for a kernel of one column. */
+    const int64_t time = tile_time(kernels, C, K), exchanged_time = tile_time(kernels, K, C);
+    plan->exchanged =
+        !depthwise && C >= kernels->rows &&
+        (x->channel == 1 ? exchanged_time < time
+                         : 4 * exchanged_time < 3 * time && conv->kernel[2] > 1 &&
+                               conv->pad_mode == CR_PAD_CONSTANT && stage_bytes(plan, conv) <= STAGE_BYTES);
+    plan->stages_x = (plan->diagonal || plan->exchanged) && x->channel != 1;
+    plan->row_channels = plan->exchanged ? K : C;
+    plan->rows = plan->joined * plan->row_channels;
     plan->blocks = cr_ceil_div(plan->rows, kernels->rows);
     plan->row_block = cr_ceil_div(plan->rows, plan->blocks);
     plan->units = taps / plan->joined * plan->blocks;
 
     plan->panel_channels = kernels->columns;
-    plan->vector_channels = plan->diagonal ? conv->groups : plan->out_channels;
+    plan->vector_channels = plan->diagonal ? conv->groups : plan->exchanged ? C : K;
     plan->panels_of_group = cr_ceil_div(plan->vector_channels, plan->panel_channels);
     plan->panels = plan->panels_of_group * (plan->diagonal ? 1 : conv->groups);
 }
@@ -591,15 +646,17 @@ static void plan_operands(struct plan *plan, const struct cr_conv *conv)
 
     /* Packed, a line of the panel is next to the line before; worth a copy where it is read several times. Of x that is
      * so for a kernel of one tap: of others, each tap would need a copy of its own. */
-    plan->packs_dy = !plan->along_pixels &&
+    plan->packs_dy = !plan->along_pixels && !plan->exchanged &&
                      (dy->channel != 1 || (!plan->diagonal && plan->panels_of_group > 1 && plan->units > 4));
-    plan->packs_x = taps == 1 && conv->groups == 1 && plan->panels_of_group > 4;
+    plan->packs_x = taps == 1 && !plan->exchanged && conv->groups == 1 && plan->panels_of_group > 4;
     plan->even_rows = C == 1 || (conv->groups == 1 && tap_step == C * x->channel && dw->space[2] == C * dw->channel);
-    plan->x_row = plan->packs_x    ? 1
+    plan->a_row = plan->exchanged  ? dy->channel
+                  : plan->packs_x  ? 1
                   : plan->stages_x ? conv->dilation[2] * kernels->columns
                   : C == 1         ? tap_step
                                    : x->channel;
-    plan->dw_row = C == 1 ? dw->space[2] : dw->channel;
+    plan->dw_row = plan->exchanged ? dw->batch : C == 1 ? dw->space[2] : dw->channel;
+    plan->dw_column = plan->diagonal ? plan->w_group : plan->exchanged ? dw->channel : dw->batch;
     const int64_t tile_of_x = (int64_t)PIXELS * plan->row_block * kernels->size;
     const int64_t chunk = plan->packs_x ? cr_larger(1, PACKED_X_BYTES / tile_of_x) : plan->units;
     plan->chunk = cr_ceil_div(plan->units, cr_ceil_div(plan->units, chunk));
@@ -634,8 +691,9 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
     plan_pixels(&plan, conv, dw);
     plan_operands(&plan, conv);
 
-    const double operations = (double)plan.lines * (double)plan.width * (double)plan.rows *
-                              (double)(plan.units / plan.blocks) * (double)conv->K;
+    const double taps = (double)conv->kernel[0] * (double)conv->kernel[1] * (double)conv->kernel[2];
+    const double operations =
+        (double)plan.lines * (double)plan.width * taps * (double)plan.in_channels * (double)conv->K;
     const int parts = (int)cr_smaller(cr_parts(operations), plan.segments * plan.panels * plan.units);
     const int64_t sums_bytes = plan.segments > 1 ? plan.segments * plan.segment_elements * plan.kernels->size : 0;
     plan.workspace = cr_allocate(parts * plan.part_bytes + sums_bytes);

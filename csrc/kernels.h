@@ -11,7 +11,8 @@
  *     conv forward, pixels as vectors      product   w: K x C                x: C x pixels        y: K x pixels
  *     conv backward_data                   the same two, of dy and w with C and K exchanged
  *     the same by Winograd, at a point     product   x, evaluated: tiles x C w, evaluated: C x K  tiles x K
- *     conv backward_weights                product   x: C x pixels           dy, packed: pixels x K    dw: C x K
+ *     conv backward_weights                product   x: C x pixels           dy, packed: pixels x K    dw: C x K, or
+ *                                                    x and dy exchanged
  *     the same, of one channel             diagonal  x: taps x pixels        dy: 1 x pixels          lanes of dw
  *     the same by Winograd, at a point     product   x, evaluated: C x tiles dy, evaluated: tiles x K C x K, or
  *                                                    x and dy exchanged

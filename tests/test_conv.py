@@ -60,6 +60,9 @@ SHAPES = [
     "n1c60w6k300_1", "n1c560w2k150_1", "n1c120w4k300_1_g2", "n1c36h3w3k150_2x2", "n2c20h2w70k70_1x2",
     # small kernels, lines summed in segments
     "n2c2h61w20k3_3x3_p1", "n2c10h40w50k10_1x3_g10_s1x2", "n30c1d3h5w9k20_2x3x3", "n700c1h1w1k20_1x1",
+    # a narrow dw: channels of dy as rows of a product, those of x as vectors
+    "n2c40h6w7k3_3x3_p1", "n1c70w9k20_3_s2_d2_p3", "n2c64h4w5k16_2x3_g2_p1x0,1", "n1c40h4w5k3_3x2_p2_reflect",
+    "n1c36h3w4k2_1x1_p1,0x0,2", "n2c20d2h3w4k1_2x2x3_p1", "n0c40w5k2_3",
     # one channel, pixels as vectors
     "n2c1d3h5w40k1_2x3x5_p1_d1x2x2", "n1c1h6w70k1_3x16_p2_wrap", "n2c1h40w41k1_2x2_s3x1", "n1c1h3w700k1_1x30_p29",
     # no images
@@ -75,7 +78,8 @@ SHAPES += [f"n1c{size}w5k{size}_2_g{size}" for size in SIZES]
 
 # Rows of y that are cut into segments, in whole and in copied rows of x: too many sums for bounds that hold by chance.
 LONG_ROWS = ["n1c32w2500k3_3_p1", "n1c70w1100k40_5_p2", "n1c40w700k2_4_s2_p1", "n1c9h3w2100k20_2x3_p1_s1x3",
-             "n1c24w1900k24_9_g24_p4", "n1c1w40000k20_3_s2", "n1c1w300k20_64_p63"]
+             "n1c24w1900k24_9_g24_p4", "n1c1w40000k20_3_s2", "n1c1w300k20_64_p63",
+             "n3c33w600k5_2"]
 
 
 @pytest.mark.parametrize("text", SHAPES + LONG_ROWS)
