@@ -7,7 +7,8 @@
  *     CHANNELS   m pixels x n channels of y
  *     PIXELS     m channels of y x n pixels of a row, for few channels; a border column, narrower than a vector, goes
  *                by CHANNELS
- *     DIAGONAL   m pixels x n channels of a depthwise convolution
+ *     DIAGONAL   m pixels x n channels of narrow groups, one of x per channel of y: of a depthwise convolution, or of
+ *                a copy of x that has each channel below all channels of y that read it
  *
  * w comes from panels of n channels of y, which serve all three: packed in the call, where that pays, or once for many
  * (cr_conv_prepare), [panel][chunk of taps][chunk of in-channels][tap][c][n].
@@ -49,7 +50,7 @@ struct plan {
     int64_t panel_channels;
     int64_t taps, tap_chunk, channel_chunk; /* what of a panel is packed at a time */
     int64_t panel_row, panel_next;          /* strides of panels, in elements: along (tap, c), and to the next panel */
-    int64_t panel_share;                    /* so many lie side by side in one: those of a depthwise convolution */
+    int64_t panel_share;                    /* so many lie side by side in one: those of narrow groups */
     int64_t batch;                          /* panels that are packed together */
     int64_t segments;                       /* ranges of columns that an image of y is cut into */
     int64_t rows;                           /* of a segment: depth x height */
@@ -60,6 +61,7 @@ struct plan {
     int stages;         /* x is read from a copy */
     int64_t stage_rows; /* the most rows of x, */
     int64_t stage_row;  /* and pixels of one, that a band reads */
+    int spreads;        /* the copy has each channel below every channel of y that reads it */
 };
 
 /* Where one part of the work stands. */
@@ -277,8 +279,10 @@ static void pack_chunk(const struct walk *walk, int64_t channels)
     const struct cr_tensor *w = gather->w;
     const int64_t kh = gather->axis[1].kernel, kw = gather->axis[2].kernel, size = plan->kernels->size;
     const int64_t depth = walk->c_end - walk->c, tap_elements = depth * plan->panel_row;
-    const int64_t along_n = plan->orientation == DIAGONAL ? gather->w_group : w->batch;
-    const int64_t start = walk->group * gather->w_group + walk->channel * along_n + walk->c * w->channel;
+    const int64_t Kg = gather->out_channels, first = walk->group * Kg + walk->channel;
+    const int64_t along_n = Kg == 1 ? gather->w_group : w->batch;
+    /* Of several groups, each alone if they do not lie as their channels do. */
+    const int64_t run = first % Kg + channels > Kg && gather->w_group != Kg * along_n ? Kg : channels;
 
     struct cr_panels panels = {.width = plan->panel_channels, .row = plan->panel_row, .next = plan->panel_next};
 
@@ -289,9 +293,14 @@ static void pack_chunk(const struct walk *walk, int64_t channels)
     panels.apart = tap_elements;
     for (int64_t tap = walk->tap; tap < walk->tap_end; tap += panels.fold) {
         const int64_t at = tap / (kh * kw) * w->space[0] + tap / kw % kh * w->space[1] + tap % kw * w->space[2];
-        panels.data = cr_at(walk->panel, (tap - walk->tap) * tap_elements, size);
-        plan->kernels->pack(&panels, cr_at(w->data, start + at, size), depth * panels.fold, channels,
-                            taps_first ? 1 : w->channel, along_n);
+        for (int64_t n = 0; n < channels; n += run) {
+            const int64_t column = n / plan->panel_channels * plan->panel_next + n % plan->panel_channels;
+            const int64_t start =
+                (first + n) / Kg * gather->w_group + (first + n) % Kg * along_n + walk->c * w->channel;
+            panels.data = cr_at(walk->panel, (tap - walk->tap) * tap_elements + column, size);
+            plan->kernels->pack(&panels, cr_at(w->data, start + at, size), depth * panels.fold, run,
+                                taps_first ? 1 : w->channel, along_n);
+        }
     }
 }
 
@@ -304,7 +313,8 @@ static int64_t columns_of(const struct plan *plan, int64_t segment, int64_t *col
 }
 
 /* Copies what rows [row, end) of a segment read of in-channels [channel, channel + channels): pixels one after the
- * other with their channels, or, for PIXELS, channels one after the other with their pixels. */
+ * other with their channels, or, for PIXELS, channels one after the other with their pixels. Spread, channel and
+ * channels are those of y. */
 static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t channel, int64_t channels)
 {
     const struct plan *plan = walk->plan;
@@ -312,6 +322,8 @@ static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t chan
     const int64_t size = plan->kernels->size, width = plan->stage_row, segment = row / plan->rows;
     const int64_t image = segment / plan->segments;
     const int pixels = plan->orientation == PIXELS, lanes = plan->kernels->lanes;
+    const int64_t copies = plan->spreads ? plan->gather->in_channels : 1, pixel = pixels ? 1 : copies * channels;
+    const int64_t source = plan->spreads ? channel / plan->gather->out_channels * copies : channel;
     int64_t first, last, column, left, right;
 
     cr_axis_reach(&plan->gather->axis[1], row % plan->rows, (end - 1) % plan->rows + 1, &first, &last);
@@ -322,8 +334,10 @@ static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t chan
         .data = walk->stage,
         /* An odd number of vectors: a power of two apart, channels would share few cache sets, and take half as long
          * again. */
-        .channel = pixels ? (cr_ceil_div(plan->stage_rows * width, lanes) | 1) * lanes : 1,
-        .space = {0, pixels ? width : width * channels, pixels ? 1 : channels},
+        .channel = pixels          ? (cr_ceil_div(plan->stage_rows * width, lanes) | 1) * lanes
+                   : plan->spreads ? channels
+                                   : 1,
+        .space = {0, width * pixel, pixel},
     };
     walk->first_row = first;
     walk->first_column = left;
@@ -334,8 +348,17 @@ static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t chan
                                      .row = pixels ? walk->x.channel : channels,
                                      .fold = 1};
         const void *from = cr_at(x->data, image * x->batch + i * x->space[1] + left * x->space[2] +
-                                              channel * x->channel, size);
-        if (pixels)
+                                              source * x->channel, size);
+        if (plan->spreads)
+            plan->kernels->spread(&(struct cr_spread){.source = from,
+                                                      .target = to.data,
+                                                      .rows = right - left,
+                                                      .n = channels,
+                                                      .in_channels = copies,
+                                                      .out_channels = plan->gather->out_channels,
+                                                      .source_row = x->space[2],
+                                                      .target_row = pixel});
+        else if (pixels)
             plan->kernels->pack(&to, from, channels, right - left, x->channel, x->space[2]);
         else
             plan->kernels->pack(&to, from, right - left, channels, x->space[2], x->channel);
@@ -369,7 +392,8 @@ static void select_panel(struct walk *walk, int64_t panel)
     const int64_t chunk =
         plan->whole ? walk->tap * plan->gather->in_channels + walk->c * (walk->tap_end - walk->tap) : 0;
     const int64_t at =
-        place / plan->panel_share * plan->panel_next + place % plan->panel_share + chunk * plan->panel_row;
+        place / plan->panel_share * plan->panel_next +
+        place % plan->panel_share * plan->gather->out_channels + chunk * plan->panel_row;
     walk->group = panel / plan->panels_of_group;
     walk->channel = panel % plan->panels_of_group * plan->panel_channels;
     walk->channels = cr_smaller(plan->panel_channels, plan->vector_channels - walk->channel);
@@ -497,6 +521,23 @@ static int is_depthwise(const struct cr_gather *gather)
     return gather->groups > 1 && gather->in_channels == 1 && gather->out_channels == 1;
 }
 
+/* Whole groups side by side in the columns of a tile; 0 if the channels of one are too many. */
+static int64_t groups_of_tile(const struct plan *plan) { return plan->kernels->columns / plan->gather->out_channels; }
+
+/* Whether vectors across groups are less than half as many as vectors of a group: a vector of x takes twice as long as
+ * one element for all lanes, for every tap, and has to be spread. */
+static int has_narrow_groups(const struct plan *plan)
+{
+    const struct cr_gather *gather = plan->gather;
+    const int lanes = plan->kernels->lanes;
+    const int64_t groups = gather->groups, Kg = gather->out_channels, side_by_side = groups_of_tile(plan);
+
+    if (groups == 1 || side_by_side < 2 || plan->channel_chunk < gather->in_channels) return 0;
+    const int64_t across = groups / side_by_side * cr_ceil_div(side_by_side * Kg, lanes) +
+                           cr_ceil_div(groups % side_by_side * Kg, lanes);
+    return is_depthwise(gather) || groups * cr_ceil_div(Kg, lanes) > 2 * across;
+}
+
 /* Pixels side by side in x and in y: of a row and a phase; with 1x1 kernels, of all rows that follow each other. */
 static int64_t pixels_of_line(const struct plan *plan)
 {
@@ -532,6 +573,10 @@ static void choose_tiles(struct plan *plan)
                                                 set_stage(plan, plan->kernels->columns, 0)))) {
         plan->orientation = DIAGONAL;
         plan->stages = !by_channel;
+    } else if (!is_depthwise(gather) && by_channel && has_narrow_groups(plan) &&
+               set_stage(plan, groups_of_tile(plan) * gather->out_channels * gather->in_channels, 0)) {
+        plan->orientation = DIAGONAL;
+        plan->stages = plan->spreads = 1;
     } else if (by_pixel && by_pixels > by_channels * (!copy_pays ? 0.8 : plan->taps > 1 ? 1.1 : 1)) {
         plan->orientation = PIXELS;
     } else if (!by_pixel && cr_axis_source_step(width) == 1 && gather->in_channels > 1 &&
@@ -612,15 +657,17 @@ static struct plan plan_of(const struct cr_gather *gather)
 static void set_panels(struct plan *plan, int64_t panel_channels)
 {
     const struct cr_gather *gather = plan->gather;
-    const int diagonal = plan->orientation == DIAGONAL, alone = !diagonal && plan->whole && is_depthwise(gather);
-    const int64_t columns = plan->kernels->columns;
+    const int diagonal = plan->orientation == DIAGONAL, alone = !diagonal && plan->whole && has_narrow_groups(plan);
+    const int64_t channels = gather->groups * gather->out_channels;
+    const int64_t columns =
+        diagonal || alone ? groups_of_tile(plan) * gather->out_channels : plan->kernels->columns;
 
-    plan->panel_channels = panel_channels;
-    plan->vector_channels = diagonal ? gather->groups : gather->out_channels;
-    plan->panels_of_group = cr_ceil_div(plan->vector_channels, panel_channels);
+    plan->panel_channels = diagonal ? columns : panel_channels;
+    plan->vector_channels = diagonal ? channels : gather->out_channels;
+    plan->panels_of_group = cr_ceil_div(plan->vector_channels, plan->panel_channels);
     plan->panels = plan->panels_of_group * (diagonal ? 1 : gather->groups);
-    plan->panel_share = alone ? columns : 1;
-    plan->panel_row = cr_smaller(columns, alone ? gather->groups : plan->vector_channels);
+    plan->panel_share = alone ? groups_of_tile(plan) : 1;
+    plan->panel_row = cr_smaller(columns, alone ? channels : plan->vector_channels);
     plan->panel_next = plan->panel_row * (plan->whole ? plan->taps * gather->in_channels
                                                       : plan->tap_chunk * plan->channel_chunk);
 }
@@ -670,7 +717,7 @@ enum cr_status cr_gather(const struct cr_gather *gather, const void *prepared)
 static struct plan plan_of_panels(const struct cr_gather *gather)
 {
     struct plan plan = plan_of(gather);
-    plan.orientation = is_depthwise(gather) ? DIAGONAL : CHANNELS;
+    plan.orientation = has_narrow_groups(&plan) ? DIAGONAL : CHANNELS;
     plan.packs = plan.whole = 1;
     set_panels(&plan, plan.kernels->columns);
     plan.batch = plan.panels;

@@ -23,6 +23,7 @@
  *     BPTT, weights and dx                 conv backward_weights and forward of 1x1 kernels, after the loop
  *     depthwise forward, backward_data     diagonal  x: pixels x channels    w, packed: 1 x channels
  *     depthwise backward_weights           diagonal  x: pixels x channels    dy: pixels x channels  dw: 1 x channels
+ *     the same of narrow groups            diagonal  x, spread: pixels x C/g x K, and as above with C/g in place of 1
  *
  * Max pooling is no product and has kernels of its own; average pooling is a depthwise convolution.
  */
@@ -73,6 +74,16 @@ struct cr_tile {
 struct cr_panels {
     void *data;
     int64_t width, row, next, fold, apart; /* in elements */
+};
+
+/* Pixels of a grouped convolution, each of whose channels is written below every output channel of its group:
+ * target[i*target_row + c*n + j] = source[i*source_row + j/out_channels*in_channels + c], for rows i, j < n and
+ * c < in_channels. n is a multiple of out_channels; both are of a group. */
+struct cr_spread {
+    const void *source;
+    void *target;
+    int64_t rows, n, in_channels, out_channels;
+    int64_t source_row, target_row; /* strides, in elements */
 };
 
 /* m x n windows of max pooling, each a box of x.
@@ -142,6 +153,8 @@ struct cr_kernels {
     /* Element (i, j) of a matrix, source[i*source_k + j*source_n], i < k, j < n, into the panels. */
     void (*pack)(const struct cr_panels *to, const void *source, int64_t k, int64_t n, int64_t source_k,
                  int64_t source_n);
+
+    void (*spread)(const struct cr_spread *spread);
 
     void (*maximum)(const struct cr_windows *windows);
     void (*maximum_adjoint)(const struct cr_windows *windows);

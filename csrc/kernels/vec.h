@@ -140,5 +140,23 @@ CR_INLINE VEC NAME(interleave_high)(VEC a, VEC b)
 }
 #endif
 
+/* Lane l is lane index[l] modulo LANES of v. */
+CR_INLINE VEC NAME(shuffle)(VEC v, VECI index)
+{
+#if defined(__AVX512F__) && REAL_BITS == 32
+    return (VEC)_mm512_permutexvar_ps((__m512i)index, (__m512)v);
+#elif defined(__AVX512F__)
+    return (VEC)_mm512_permutexvar_pd((__m512i)index, (__m512d)v);
+#elif defined(__AVX2__) && REAL_BITS == 32
+    return (VEC)_mm256_permutevar8x32_ps((__m256)v, (__m256i)index);
+#elif defined(__AVX2__) /* by halves of a lane: there is none for lanes of 64 bits */
+    return (VEC)_mm256_permutevar8x32_ps((__m256)v, (__m256i)(2 * index | (2 * index + 1) << 32));
+#else
+    VEC r;
+    for (int i = 0; i < LANES; i++) r[i] = v[index[i] & (LANES - 1)];
+    return r;
+#endif
+}
+
 /* Lane by lane: mask (a comparison: all ones or all zeros) ? a : b. */
 CR_INLINE VEC NAME(select)(VECI mask, VEC a, VEC b) { return (VEC)((mask & (VECI)a) | (~mask & (VECI)b)); }
