@@ -81,6 +81,14 @@ CR_HIDDEN void cr_rectangles(const struct cr_axis *axis, int64_t row, int64_t ro
                              int64_t column_end, struct cr_rectangle *rectangle, void (*visit)(void *context),
                              void *context);
 
+/* ------------------------------------------------------------------------------------------- narrow groups ---- */
+
+/* Whole groups of so many output channels side by side in the columns of a tile; 0 if those of one are too many. */
+CR_HIDDEN int64_t cr_groups_of_tile(const struct cr_kernels *kernels, int64_t out_channels);
+
+/* Whether vectors across groups pay, of a copy of x that is spread. */
+CR_HIDDEN int cr_groups_are_narrow(const struct cr_kernels *kernels, int64_t groups, int64_t out_channels);
+
 /* -------------------------------------------------------------------------------------------------- gather ---- */
 
 /* y = act(bias + the sum over (tap, source) pairs of w[tap] x[source]): what forward and backward_data are.

@@ -31,9 +31,11 @@ struct plan {
     struct cr_axis axis[3];
     int diagonal, packs_dy, packs_x;
     int stages_x;                     /* x is read from a copy of the rows at work, [line][column][channel], */
-    int64_t stage_columns;            /* of so many columns */
+    int spreads;                      /* with each channel below every channel of dy of its group, */
+    int64_t stage_columns;            /* of so many columns, */
+    int64_t stage_pixel;              /* a pixel of so many elements */
     int64_t in_channels, out_channels; /* of a group */
-    int64_t vector_channels;           /* what panels cut up: of a group, the other channels; or all if diagonal */
+    int64_t vector_channels;           /* what panels cut up: of a group, the other channels; if diagonal, all of dy */
     int along_pixels;                 /* vectors run along pixels */
     int exchanged;                    /* rows of the product are channels of dy, its columns those of x */
     int64_t row_channels;             /* of a group, the channels that are rows */
@@ -166,7 +168,9 @@ static void pack_x(const struct walk *walk, int64_t chunk_end)
 /* The panel's first channel of x. */
 static int64_t panel_of_x(const struct walk *walk)
 {
-    return walk->channel + (walk->plan->diagonal ? 0 : walk->group * walk->plan->in_channels);
+    const struct plan *plan = walk->plan;
+    return plan->diagonal ? walk->channel / plan->out_channels * plan->in_channels
+                          : walk->channel + walk->group * plan->in_channels;
 }
 
 /* Copies the panel's channels of a row of x, at offset, and returns where. */
@@ -174,12 +178,24 @@ static int64_t stage_row(const struct walk *walk, int64_t number, int64_t offset
 {
     const struct plan *plan = walk->plan;
     const struct cr_tensor *x = plan->x;
-    const int64_t size = plan->kernels->size, width = plan->kernels->columns, to = number * plan->stage_columns * width;
-    const struct cr_panels panels = {.data = cr_at(walk->stage, to, size), .width = width, .row = width, .fold = 1};
+    const int64_t size = plan->kernels->size, pixel = plan->stage_pixel, to = number * plan->stage_columns * pixel;
+    void *const target = cr_at(walk->stage, to, size);
+    const void *const source =
+        cr_at(x->data, offset + walk->stage_column * x->space[2] + panel_of_x(walk) * x->channel, size);
 
-    plan->kernels->pack(&panels,
-                        cr_at(x->data, offset + walk->stage_column * x->space[2] + panel_of_x(walk) * x->channel, size),
-                        columns, walk->channels, x->space[2], x->channel);
+    if (plan->spreads)
+        plan->kernels->spread(&(struct cr_spread){.source = source,
+                                                  .target = target,
+                                                  .rows = columns,
+                                                  .n = walk->channels,
+                                                  .in_channels = plan->in_channels,
+                                                  .out_channels = plan->out_channels,
+                                                  .source_row = x->space[2],
+                                                  .target_row = pixel,
+                                                  .below = plan->panel_channels});
+    else
+        plan->kernels->pack(&(struct cr_panels){.data = target, .width = pixel, .row = pixel, .fold = 1}, source,
+                            columns, walk->channels, x->space[2], x->channel);
     return to;
 }
 
@@ -262,16 +278,17 @@ static struct operand operand_x(const struct walk *walk, const struct piece *pie
 {
     const struct plan *plan = walk->plan;
     const struct cr_tensor *x = plan->x;
-    const int64_t size = plan->kernels->size, columns = plan->kernels->columns;
-    const int64_t source_step = cr_axis_source_step(&plan->axis[2]);
+    const int64_t size = plan->kernels->size, source_step = cr_axis_source_step(&plan->axis[2]);
 
     if (plan->packs_x) {
         const int64_t pixel = (piece->row / plan->row_block - walk->chunk) * PIXELS + piece->column - walk->column;
         return (struct operand){cr_at(walk->packed_x, pixel * plan->row_block, size), plan->row_block};
     }
-    if (plan->stages_x)
-        return (struct operand){cr_at(walk->stage, (piece->source - walk->stage_column) * columns, size),
-                                source_step * columns};
+    if (plan->stages_x) {
+        const int64_t row = plan->spreads ? channel * plan->panel_channels : 0;
+        const int64_t from = (piece->source - walk->stage_column) * plan->stage_pixel + row;
+        return (struct operand){cr_at(walk->stage, from, size), source_step * plan->stage_pixel};
+    }
     channel = plan->diagonal || plan->exchanged ? panel_of_x(walk) : walk->group * plan->in_channels + channel;
     return (struct operand){cr_at(x->data, channel * x->channel + piece->source * x->space[2], size),
                             source_step * x->space[2]};
@@ -551,11 +568,17 @@ static void add_segments(const struct plan *plan, const struct cr_conv *conv, co
 
 /* ---- the plan ---- */
 
-/* Bytes of a copy of the rows of x that one row of taps reads in a block of pixels. */
-static int64_t stage_bytes(const struct plan *plan, const struct cr_conv *conv)
+/* Bytes of a copy of the rows of x that one row of taps reads in a block of pixels, `copies` of each channel. */
+static int64_t stage_bytes(const struct plan *plan, const struct cr_conv *conv, int64_t copies)
 {
     const int64_t lines = PIXELS / cr_smaller(conv->out[2], PIXELS);
-    return lines * plan->stage_columns * plan->kernels->columns * plan->kernels->size;
+    return copies * lines * plan->stage_columns * plan->kernels->columns * plan->kernels->size;
+}
+
+/* Whether x can be copied, and that much. */
+static int can_stage(const struct plan *plan, const struct cr_conv *conv, int64_t copies)
+{
+    return conv->pad_mode == CR_PAD_CONSTANT && stage_bytes(plan, conv, copies) <= STAGE_BYTES;
 }
 
 /* The time of the tiles of a product, of so many rows and columns: one vector of columns takes two thirds of the time
@@ -577,9 +600,11 @@ static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
     /* Channels that do not lie side by side are copied to where they do, unless there are too few, or too much. */
     const int depthwise = conv->groups > 1 && conv->groups == conv->C && conv->C == conv->K;
     plan->stage_columns = cr_axis_sources(&plan->axis[2], cr_smaller(conv->out[2], PIXELS));
-    plan->diagonal = depthwise && ((x->channel == 1 && dy->channel == 1) ||
-                                   (2 * conv->groups >= kernels->lanes && conv->pad_mode == CR_PAD_CONSTANT &&
-                                    stage_bytes(plan, conv) <= STAGE_BYTES));
+    const int by_channel = x->channel == 1 && dy->channel == 1;
+    plan->spreads = !depthwise && by_channel && cr_groups_are_narrow(kernels, conv->groups, K) &&
+                    can_stage(plan, conv, C);
+    plan->diagonal = plan->spreads ||
+                     (depthwise && (by_channel || (2 * conv->groups >= kernels->lanes && can_stage(plan, conv, 1))));
     plan->along_pixels = conv->C == 1 && conv->K == 1 && conv->stride[2] == 1 && 2 * conv->out[2] > kernels->lanes;
     plan->in_channels = C;
     plan->out_channels = K;
@@ -590,19 +615,19 @@ static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
      * is a quarter of the time, and more for a kernel of one column. */
     const int64_t time = tile_time(kernels, C, K), exchanged_time = tile_time(kernels, K, C);
     plan->exchanged =
-        !depthwise && C >= kernels->rows &&
+        !plan->diagonal && C >= kernels->rows &&
         (x->channel == 1 ? exchanged_time < time
-                         : 4 * exchanged_time < 3 * time && conv->kernel[2] > 1 &&
-                               conv->pad_mode == CR_PAD_CONSTANT && stage_bytes(plan, conv) <= STAGE_BYTES);
-    plan->stages_x = (plan->diagonal || plan->exchanged) && x->channel != 1;
+                         : 4 * exchanged_time < 3 * time && conv->kernel[2] > 1 && can_stage(plan, conv, 1));
+    plan->stages_x = plan->spreads || ((plan->diagonal || plan->exchanged) && x->channel != 1);
     plan->row_channels = plan->exchanged ? K : C;
     plan->rows = plan->joined * plan->row_channels;
     plan->blocks = cr_ceil_div(plan->rows, kernels->rows);
     plan->row_block = cr_ceil_div(plan->rows, plan->blocks);
     plan->units = taps / plan->joined * plan->blocks;
 
-    plan->panel_channels = kernels->columns;
-    plan->vector_channels = plan->diagonal ? conv->groups : plan->exchanged ? C : K;
+    plan->panel_channels = plan->diagonal ? cr_groups_of_tile(kernels, K) * K : kernels->columns;
+    plan->vector_channels = plan->diagonal ? conv->K : plan->exchanged ? C : K;
+    plan->stage_pixel = plan->spreads ? C * plan->panel_channels : kernels->columns;
     plan->panels_of_group = cr_ceil_div(plan->vector_channels, plan->panel_channels);
     plan->panels = plan->panels_of_group * (plan->diagonal ? 1 : conv->groups);
 }
@@ -642,21 +667,23 @@ static void plan_operands(struct plan *plan, const struct cr_conv *conv)
     const struct cr_kernels *kernels = plan->kernels;
     const struct cr_tensor *dy = plan->dy, *x = plan->x, *dw = plan->dw;
     const int64_t C = plan->in_channels, taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2];
-    const int64_t tap_step = conv->dilation[2] * x->space[2];
 
     /* Packed, a line of the panel is next to the line before; worth a copy where it is read several times. Of x that is
      * so for a kernel of one tap: of others, each tap would need a copy of its own. */
     plan->packs_dy = !plan->along_pixels && !plan->exchanged &&
                      (dy->channel != 1 || (!plan->diagonal && plan->panels_of_group > 1 && plan->units > 4));
     plan->packs_x = taps == 1 && !plan->exchanged && conv->groups == 1 && plan->panels_of_group > 4;
-    plan->even_rows = C == 1 || (conv->groups == 1 && tap_step == C * x->channel && dw->space[2] == C * dw->channel);
+    plan->even_rows =
+        C == 1 || (dw->space[2] == C * dw->channel &&
+                   (plan->spreads ? conv->dilation[2] == 1
+                                  : conv->groups == 1 && conv->dilation[2] * x->space[2] == C * x->channel));
     plan->a_row = plan->exchanged  ? dy->channel
                   : plan->packs_x  ? 1
-                  : plan->stages_x ? conv->dilation[2] * kernels->columns
-                  : C == 1         ? tap_step
+                  : C == 1         ? conv->dilation[2] * (plan->stages_x ? plan->stage_pixel : x->space[2])
+                  : plan->spreads  ? plan->panel_channels
                                    : x->channel;
     plan->dw_row = plan->exchanged ? dw->batch : C == 1 ? dw->space[2] : dw->channel;
-    plan->dw_column = plan->diagonal ? plan->w_group : plan->exchanged ? dw->channel : dw->batch;
+    plan->dw_column = plan->exchanged ? dw->channel : dw->batch;
     const int64_t tile_of_x = (int64_t)PIXELS * plan->row_block * kernels->size;
     const int64_t chunk = plan->packs_x ? cr_larger(1, PACKED_X_BYTES / tile_of_x) : plan->units;
     plan->chunk = cr_ceil_div(plan->units, cr_ceil_div(plan->units, chunk));
@@ -668,7 +695,8 @@ static void plan_operands(struct plan *plan, const struct cr_conv *conv)
     plan->sums_offset = plan->steps_offset + cr_ceil_div(plan->line_block * (int64_t)sizeof(struct cr_step), 64) * 64;
     plan->sums_bytes = plan->along_pixels ? plan->row_block * kernels->columns * kernels->size : 0;
     plan->stage_offset = plan->sums_offset + cr_ceil_div(plan->sums_bytes, 64) * 64;
-    plan->part_bytes = plan->stage_offset + (plan->stages_x ? cr_ceil_div(stage_bytes(plan, conv), 64) * 64 : 0);
+    const int64_t stage = plan->stages_x ? stage_bytes(plan, conv, plan->spreads ? C : 1) : 0;
+    plan->part_bytes = plan->stage_offset + cr_ceil_div(stage, 64) * 64;
 }
 
 enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct cr_tensor *dy,

@@ -357,7 +357,8 @@ static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t chan
                                                       .in_channels = copies,
                                                       .out_channels = plan->gather->out_channels,
                                                       .source_row = x->space[2],
-                                                      .target_row = pixel});
+                                                      .target_row = pixel,
+                                                      .below = channels});
         else if (pixels)
             plan->kernels->pack(&to, from, channels, right - left, x->channel, x->space[2]);
         else
@@ -489,6 +490,23 @@ static void prepare_part(void *context, int part, int parts)
 
 /* -------------------------------------------------------------------------------------------------- the plan ---- */
 
+int64_t cr_groups_of_tile(const struct cr_kernels *kernels, int64_t out_channels)
+{
+    return kernels->columns / out_channels;
+}
+
+/* Vectors across groups have to be less than half as many as vectors of a group: a vector of x takes twice as long as
+ * one element for all lanes, for every tap, and has to be spread. */
+int cr_groups_are_narrow(const struct cr_kernels *kernels, int64_t groups, int64_t out_channels)
+{
+    const int64_t side_by_side = cr_groups_of_tile(kernels, out_channels), lanes = kernels->lanes;
+
+    if (groups == 1 || side_by_side < 2) return 0;
+    const int64_t across = groups / side_by_side * cr_ceil_div(side_by_side * out_channels, lanes) +
+                           cr_ceil_div(groups % side_by_side * out_channels, lanes);
+    return groups * cr_ceil_div(out_channels, lanes) > 2 * across;
+}
+
 /* The share of a vector's lanes that do useful work if extent elements fill vectors. */
 static double filling(int64_t extent, int lanes)
 {
@@ -521,21 +539,17 @@ static int is_depthwise(const struct cr_gather *gather)
     return gather->groups > 1 && gather->in_channels == 1 && gather->out_channels == 1;
 }
 
-/* Whole groups side by side in the columns of a tile; 0 if the channels of one are too many. */
-static int64_t groups_of_tile(const struct plan *plan) { return plan->kernels->columns / plan->gather->out_channels; }
+static int64_t groups_of_tile(const struct plan *plan)
+{
+    return cr_groups_of_tile(plan->kernels, plan->gather->out_channels);
+}
 
-/* Whether vectors across groups are less than half as many as vectors of a group: a vector of x takes twice as long as
- * one element for all lanes, for every tap, and has to be spread. */
 static int has_narrow_groups(const struct plan *plan)
 {
     const struct cr_gather *gather = plan->gather;
-    const int lanes = plan->kernels->lanes;
-    const int64_t groups = gather->groups, Kg = gather->out_channels, side_by_side = groups_of_tile(plan);
-
-    if (groups == 1 || side_by_side < 2 || plan->channel_chunk < gather->in_channels) return 0;
-    const int64_t across = groups / side_by_side * cr_ceil_div(side_by_side * Kg, lanes) +
-                           cr_ceil_div(groups % side_by_side * Kg, lanes);
-    return is_depthwise(gather) || groups * cr_ceil_div(Kg, lanes) > 2 * across;
+    return is_depthwise(gather) ||
+           (plan->channel_chunk == gather->in_channels &&
+            cr_groups_are_narrow(plan->kernels, gather->groups, gather->out_channels));
 }
 
 /* Pixels side by side in x and in y: of a row and a phase; with 1x1 kernels, of all rows that follow each other. */

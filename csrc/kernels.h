@@ -77,13 +77,13 @@ struct cr_panels {
 };
 
 /* Pixels of a grouped convolution, each of whose channels is written below every output channel of its group:
- * target[i*target_row + c*n + j] = source[i*source_row + j/out_channels*in_channels + c], for rows i, j < n and
+ * target[i*target_row + c*below + j] = source[i*source_row + j/out_channels*in_channels + c], for rows i, j < n and
  * c < in_channels. n is a multiple of out_channels; both are of a group. */
 struct cr_spread {
     const void *source;
     void *target;
     int64_t rows, n, in_channels, out_channels;
-    int64_t source_row, target_row; /* strides, in elements */
+    int64_t source_row, target_row, below; /* strides, in elements */
 };
 
 /* m x n windows of max pooling, each a box of x.
