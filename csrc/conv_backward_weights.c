@@ -10,6 +10,7 @@
  *
  * Where x and dy have one channel each, vectors run along the pixels of a line, and their lanes are added up at the
  * end. That is a matter of shape alone: of strided arrays each lane is a tile of its own, with the same sum. */
+#include <assert.h>
 #include <string.h>
 
 #include "conv.h"
@@ -19,8 +20,9 @@
  * packed anew for each chunk of them: 256 KiB and 1 MiB are 10 to 17 % faster than 512 KiB each. */
 enum { PIXELS = 512, PACKED_X_BYTES = 1088 * 1024, BATCH_BYTES = 256 * 1024 };
 
-/* The most of x that is copied at a time: a stride of 4 along lines of 512 pixels has 256 KiB. */
-enum { STAGE_BYTES = 1024 * 1024 };
+/* The most of x that is copied at a time: lines of 512 pixels and a kernel of 7 rows have 512 KiB, narrow groups of 4
+ * channels, of a 3x3 kernel with a stride of 2, 1.2 MiB. */
+enum { STAGE_BYTES = 2048 * 1024 };
 
 /* Fewer tiles than FEW, of a dw of so many elements, are summed in segments until there are SHARES of them. */
 enum { FEW = 8, SHARES = 16, SEGMENT_ELEMENTS = 1024 };
@@ -30,9 +32,9 @@ struct plan {
     const struct cr_tensor *dy, *x, *dw; /* dw: the caller's, or segment_dw */
     struct cr_axis axis[3];
     int diagonal, packs_dy, packs_x;
-    int stages_x;                     /* x is read from a copy of the rows at work, [line][column][channel], */
+    int stages_x;                     /* x is read from a copy of the rows at work, [row][column][channel], */
     int spreads;                      /* with each channel below every channel of dy of its group, */
-    int64_t stage_columns;            /* of so many columns, */
+    int64_t stage_rows, stage_columns; /* of so many rows and columns, */
     int64_t stage_pixel;              /* a pixel of so many elements */
     int64_t in_channels, out_channels; /* of a group */
     int64_t vector_channels;           /* what panels cut up: of a group, the other channels; if diagonal, all of dy */
@@ -53,7 +55,7 @@ struct plan {
     struct cr_tensor segment_dw;      /* if more than one: the sums of the first, and */
     int64_t segment_elements;         /* how far apart they are */
     char *workspace;
-    int64_t part_bytes, steps_offset, x_offset, sums_offset, sums_bytes, stage_offset;
+    int64_t part_bytes, steps_offset, x_offset, sums_offset, sums_bytes, staged_offset, stage_offset;
     const void *one; /* the number, of the dtype */
 };
 
@@ -64,8 +66,8 @@ struct walk {
     int64_t step_count, tw, dw_offset;          /* whose first tap of the kernel row is tw, in dw there */
     void *packed_dy, *panel, *packed_x;         /* the batch of panels, the one of them at work, tiles of x */
     void *sums;                                 /* along pixels: [row][columns of a tile], of a tile */
-    char *stage;                                /* the copy, */
-    int64_t stage_column;                       /* from this column of x on */
+    char *stage, *staged;                       /* the copy; which of its rows have been written */
+    int64_t stage_row, stage_column;            /* it begins at this row of x, as row_of_x counts, and column */
     int64_t group, channel, channels;          /* the panel: channels [channel, channel + channels) of a group */
     int64_t segment, line, line_end, column, column_end; /* the block of pixels */
     int64_t chunk;                              /* the first unit of the chunk */
@@ -107,13 +109,20 @@ static int64_t packed_pixel(const struct walk *walk, const struct place *at)
     return (at->line - walk->line) * walk->plan->width_block;
 }
 
-/* Whether tap (td, th) of a line meets the image, and where. */
-static int find_in_x(const struct plan *plan, const struct place *at, int64_t td, int64_t th, int64_t *offset)
+/* Whether tap (td, th) of a line meets the image, and where: the row of its slice, and the offset. */
+static int find_in_x(const struct plan *plan, const struct place *at, int64_t td, int64_t th, int64_t *row,
+                     int64_t *offset)
 {
     const int64_t d = cr_axis_source(&plan->axis[0], at->depth, td);
-    const int64_t h = cr_axis_source(&plan->axis[1], at->height, th);
-    *offset = at->image * plan->x->batch + d * plan->x->space[0] + h * plan->x->space[1];
-    return d >= 0 && h >= 0;
+    *row = cr_axis_source(&plan->axis[1], at->height, th);
+    *offset = at->image * plan->x->batch + d * plan->x->space[0] + *row * plan->x->space[1];
+    return d >= 0 && *row >= 0;
+}
+
+/* The rows of the slices that a tap (td, ...) of the lines sees, one slice after the other. */
+static int64_t row_of_x(const struct plan *plan, const struct place *at, int64_t row)
+{
+    return (at->image * plan->axis[0].targets + at->depth) * plan->axis[1].sources + row;
 }
 
 /* The panel's first channel of dy. */
@@ -153,7 +162,8 @@ static void pack_x(const struct walk *walk, int64_t chunk_end)
 
     for (; (pixels = cr_axis_tap_run(&plan->axis[2], 0, &column, walk->column_end, &source)) > 0; column += pixels)
         for (struct place at = first_line(walk); at.line < walk->line_end; next_line(plan, &at)) {
-            if (!find_in_x(plan, &at, 0, 0, &from)) continue;
+            int64_t row;
+            if (!find_in_x(plan, &at, 0, 0, &row, &from)) continue;
             const int64_t pixel = packed_pixel(walk, &at) + column - walk->column;
             const struct cr_panels panels = {.data = cr_at(walk->packed_x, pixel * rows, size),
                                              .width = rows,
@@ -173,16 +183,23 @@ static int64_t panel_of_x(const struct walk *walk)
                           : walk->channel + walk->group * plan->in_channels;
 }
 
-/* Copies the panel's channels of a row of x, at offset, and returns where. */
-static int64_t stage_row(const struct walk *walk, int64_t number, int64_t offset, int64_t columns)
+/* No row of the block of pixels is in the copy. */
+static void open_stage(const struct walk *walk) { memset(walk->staged, 0, (size_t)walk->plan->stage_rows); }
+
+/* Copies the panel's channels of a row of x, at offset, unless another tap has seen it, and returns where. */
+static int64_t stage_row(const struct walk *walk, int64_t row, int64_t offset, int64_t columns)
 {
     const struct plan *plan = walk->plan;
     const struct cr_tensor *x = plan->x;
-    const int64_t size = plan->kernels->size, pixel = plan->stage_pixel, to = number * plan->stage_columns * pixel;
+    const int64_t size = plan->kernels->size, pixel = plan->stage_pixel, number = row - walk->stage_row;
+    const int64_t to = number * plan->stage_columns * pixel;
     void *const target = cr_at(walk->stage, to, size);
     const void *const source =
         cr_at(x->data, offset + walk->stage_column * x->space[2] + panel_of_x(walk) * x->channel, size);
 
+    assert(number >= 0 && number < plan->stage_rows && columns <= plan->stage_columns);
+    if (walk->staged[number]) return to;
+    walk->staged[number] = 1;
     if (plan->spreads)
         plan->kernels->spread(&(struct cr_spread){.source = source,
                                                   .target = target,
@@ -203,17 +220,22 @@ static int64_t stage_row(const struct walk *walk, int64_t number, int64_t offset
 static void list_lines(struct walk *walk, int64_t td, int64_t th)
 {
     const struct plan *plan = walk->plan;
-    int64_t steps = 0, offset, columns_end = 0;
+    struct place at = first_line(walk);
+    int64_t steps = 0, row, offset, columns_end = 0, rows_end;
 
-    if (plan->stages_x)
+    if (plan->stages_x) {
+        cr_axis_reach(&plan->axis[1], at.height, at.height + 1, &walk->stage_row, &rows_end);
+        walk->stage_row = row_of_x(plan, &at, walk->stage_row);
         cr_axis_reach(&plan->axis[2], walk->column, walk->column_end, &walk->stage_column, &columns_end);
+    }
     walk->even = 1;
-    for (struct place at = first_line(walk); at.line < walk->line_end; next_line(plan, &at)) {
+    for (; at.line < walk->line_end; next_line(plan, &at)) {
         struct cr_step *const step = &walk->steps[steps];
-        if (!find_in_x(plan, &at, td, th, &offset)) continue;
-        const int64_t in_x = plan->packs_x    ? packed_pixel(walk, &at) * plan->row_block
-                             : plan->stages_x ? stage_row(walk, steps, offset, columns_end - walk->stage_column)
-                                              : offset;
+        if (!find_in_x(plan, &at, td, th, &row, &offset)) continue;
+        const int64_t in_x =
+            plan->packs_x    ? packed_pixel(walk, &at) * plan->row_block
+            : plan->stages_x ? stage_row(walk, row_of_x(plan, &at, row), offset, columns_end - walk->stage_column)
+                             : offset;
         const int64_t in_dy =
             plan->packs_dy ? packed_pixel(walk, &at) * plan->kernels->columns : place_in_dy(plan, &at);
         *step = plan->exchanged ? (struct cr_step){.a = in_dy, .b = in_x} : (struct cr_step){.a = in_x, .b = in_dy};
@@ -462,9 +484,11 @@ static void run_units(struct walk *walk, int64_t unit, int64_t end, int first)
     const struct cr_tensor *dw = plan->dw;
     const int64_t kh = plan->axis[1].kernel, row_units = plan->axis[2].kernel / plan->joined * plan->blocks;
 
-    while (unit < end) {
+    for (int64_t slice = -1; unit < end;) {
         const int64_t kernel_row = unit / row_units, row_end = cr_smaller(end, (kernel_row + 1) * row_units);
         const int64_t td = kernel_row / kh, th = kernel_row % kh;
+        if (plan->stages_x && td != slice) open_stage(walk);
+        slice = td;
         list_lines(walk, td, th);
         for (; unit < row_end; unit++) {
             const int64_t row = unit % plan->blocks * plan->row_block;
@@ -536,6 +560,7 @@ static void run_part(void *context, int part, int parts)
         .packed_x = workspace + plan->x_offset,
         .sums = workspace + plan->sums_offset,
         .stage = workspace + plan->stage_offset,
+        .staged = workspace + plan->staged_offset,
         .steps = (struct cr_step *)(void *)(workspace + plan->steps_offset),
     };
 
@@ -568,17 +593,28 @@ static void add_segments(const struct plan *plan, const struct cr_conv *conv, co
 
 /* ---- the plan ---- */
 
-/* Bytes of a copy of the rows of x that one row of taps reads in a block of pixels, `copies` of each channel. */
-static int64_t stage_bytes(const struct plan *plan, const struct cr_conv *conv, int64_t copies)
+/* Rows and columns of a copy of what the taps of a slice of the kernel read of x in a block of pixels: each line its
+ * stride, and each slice of x that the block meets what the kernel spans. */
+static void size_stage(struct plan *plan, const struct cr_conv *conv)
 {
-    const int64_t lines = PIXELS / cr_smaller(conv->out[2], PIXELS);
-    return copies * lines * plan->stage_columns * plan->kernels->columns * plan->kernels->size;
+    const struct cr_axis *height = &plan->axis[1];
+    const int64_t columns = cr_smaller(conv->out[2], PIXELS), lines = PIXELS / columns;
+    const int64_t slices = cr_smaller(conv->N * plan->axis[0].targets, (lines - 1) / height->targets + 2);
+
+    plan->stage_rows = lines * height->stride + slices * cr_axis_sources(height, 1);
+    plan->stage_columns = cr_axis_sources(&plan->axis[2], columns);
+}
+
+/* Its bytes, with `copies` of each channel. */
+static int64_t stage_bytes(const struct plan *plan, int64_t copies)
+{
+    return copies * plan->stage_rows * plan->stage_columns * plan->kernels->columns * plan->kernels->size;
 }
 
 /* Whether x can be copied, and that much. */
 static int can_stage(const struct plan *plan, const struct cr_conv *conv, int64_t copies)
 {
-    return conv->pad_mode == CR_PAD_CONSTANT && stage_bytes(plan, conv, copies) <= STAGE_BYTES;
+    return conv->pad_mode == CR_PAD_CONSTANT && stage_bytes(plan, copies) <= STAGE_BYTES;
 }
 
 /* The time of the tiles of a product, of so many rows and columns: one vector of columns takes two thirds of the time
@@ -599,7 +635,7 @@ static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
 
     /* Channels that do not lie side by side are copied to where they do, unless there are too few, or too much. */
     const int depthwise = conv->groups > 1 && conv->groups == conv->C && conv->C == conv->K;
-    plan->stage_columns = cr_axis_sources(&plan->axis[2], cr_smaller(conv->out[2], PIXELS));
+    size_stage(plan, conv);
     const int by_channel = x->channel == 1 && dy->channel == 1;
     plan->spreads = !depthwise && by_channel && cr_groups_are_narrow(kernels, conv->groups, K) &&
                     can_stage(plan, conv, C);
@@ -694,8 +730,9 @@ static void plan_operands(struct plan *plan, const struct cr_conv *conv)
     plan->steps_offset = plan->x_offset + cr_ceil_div(plan->packs_x ? plan->chunk * tile_of_x : 0, 64) * 64;
     plan->sums_offset = plan->steps_offset + cr_ceil_div(plan->line_block * (int64_t)sizeof(struct cr_step), 64) * 64;
     plan->sums_bytes = plan->along_pixels ? plan->row_block * kernels->columns * kernels->size : 0;
-    plan->stage_offset = plan->sums_offset + cr_ceil_div(plan->sums_bytes, 64) * 64;
-    const int64_t stage = plan->stages_x ? stage_bytes(plan, conv, plan->spreads ? C : 1) : 0;
+    plan->staged_offset = plan->sums_offset + cr_ceil_div(plan->sums_bytes, 64) * 64;
+    plan->stage_offset = plan->staged_offset + cr_ceil_div(plan->stages_x ? plan->stage_rows : 0, 64) * 64;
+    const int64_t stage = plan->stages_x ? stage_bytes(plan, plan->spreads ? C : 1) : 0;
     plan->part_bytes = plan->stage_offset + cr_ceil_div(stage, 64) * 64;
 }
 
