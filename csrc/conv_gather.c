@@ -51,7 +51,8 @@ struct plan {
     int64_t taps, tap_chunk, channel_chunk; /* what of a panel is packed at a time */
     int64_t panel_row, panel_next;          /* strides of panels, in elements: along (tap, c), and to the next panel */
     int64_t panel_share;                    /* so many lie side by side in one: those of narrow groups */
-    int64_t batch;                          /* panels that are packed together */
+    int64_t batch;                          /* panels that are packed together, */
+    int across_groups;                      /* of several groups, whose pixels share cache lines */
     int64_t segments;                       /* ranges of columns that an image of y is cut into */
     int64_t rows;                           /* of a segment: depth x height */
     int64_t band;                           /* rows that all panels of a batch go over before the next rows */
@@ -401,7 +402,7 @@ static void select_panel(struct walk *walk, int64_t panel)
     walk->panel = cr_at(walk->panels, at, plan->kernels->size);
 }
 
-/* Rows [row, end) of panels [panel, panel_end), a batch of one group. */
+/* Rows [row, end) of panels [panel, panel_end), a batch. */
 static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64_t row, int64_t end)
 {
     const struct plan *plan = walk->plan;
@@ -415,10 +416,12 @@ static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64
             walk->c_end = cr_smaller(walk->c + plan->channel_chunk, gather->in_channels);
             walk->first_chunk = walk->tap == 0 && walk->c == 0;
             walk->last_chunk = walk->tap_end == plan->taps && walk->c_end == gather->in_channels;
-            select_panel(walk, panel);
-            if (plan->packs)
-                pack_chunk(walk, cr_smaller((panel_end - panel) * plan->panel_channels,
-                                            plan->vector_channels - walk->channel));
+            for (int64_t i = panel, of_group; plan->packs && i < panel_end; i += of_group) {
+                of_group = cr_smaller(panel_end - i, plan->panels_of_group - i % plan->panels_of_group);
+                select_panel(walk, i);
+                pack_chunk(walk,
+                           cr_smaller(of_group * plan->panel_channels, plan->vector_channels - walk->channel));
+            }
             for (int64_t start = row, next; start < end; start = next) {
                 next = cr_smaller(start + band, end);
                 if (plan->stages) next = cr_smaller(next, (start / plan->rows + 1) * plan->rows);
@@ -426,7 +429,7 @@ static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64
                     select_panel(walk, i);
                     if (plan->stages && plan->orientation == DIAGONAL)
                         stage_rows(walk, start, next, walk->channel, walk->channels);
-                    else if (plan->stages && i == panel)
+                    else if (plan->stages && (i == panel || i % plan->panels_of_group == 0))
                         stage_rows(walk, start, next, walk->group * gather->in_channels + walk->c,
                                    walk->c_end - walk->c);
                     run_rows(walk, start, next);
@@ -441,8 +444,9 @@ static void run_panels(struct walk *walk, int64_t panel, int64_t panel_end, int6
 {
     const struct plan *plan = walk->plan;
     while (panel < panel_end) {
-        const int64_t of_group = plan->panels_of_group - panel % plan->panels_of_group;
-        const int64_t next = panel + cr_smaller(plan->batch, cr_smaller(of_group, panel_end - panel));
+        const int64_t rest = plan->panels_of_group - panel % plan->panels_of_group;
+        const int64_t most = plan->across_groups ? plan->batch : cr_smaller(plan->batch, rest);
+        const int64_t next = panel + cr_smaller(most, panel_end - panel);
         run_batch(walk, panel, next, row, end);
         panel = next;
     }
@@ -607,8 +611,11 @@ static void set_blocks(struct plan *plan, int parts)
 {
     const struct cr_gather *gather = plan->gather;
     const int64_t size = plan->kernels->size;
+    plan->across_groups = gather->groups > 1 && plan->panels_of_group == 1 && plan->orientation != DIAGONAL &&
+                          gather->x->channel == 1;
+    const int64_t channels = gather->in_channels * (plan->across_groups ? gather->groups : 1);
     double row_bytes = (double)gather->axis[1].sources / (double)gather->axis[1].targets *
-                       (double)gather->axis[2].sources * (double)gather->in_channels * (double)size;
+                       (double)gather->axis[2].sources * (double)channels * (double)size;
 
     /* Long rows are cut for the sake of the cache, and few of them for the sake of threads. */
     const int64_t wanted = cr_larger((int64_t)(row_bytes / BAND_BYTES),
@@ -618,13 +625,16 @@ static void set_blocks(struct plan *plan, int parts)
     const int64_t rows = gather->N * plan->segments * plan->rows;
 
     const int64_t most = cr_larger(1, BATCH_BYTES / (plan->tap_chunk * plan->channel_chunk * plan->panel_row * size));
-    plan->batch = cr_ceil_div(plan->panels_of_group, cr_ceil_div(plan->panels_of_group, most));
+    const int64_t together = plan->across_groups ? plan->panels : plan->panels_of_group;
+    plan->batch = cr_ceil_div(together, cr_ceil_div(together, most));
     plan->shares_rows = row_bytes * (double)rows > BATCH_BYTES && rows >= 8 * parts;
     /* Whole images, or equal parts of one. */
     const int64_t band = row_bytes < BAND_BYTES ? (int64_t)(BAND_BYTES / row_bytes) : 1;
     if (!plan->stages)
         plan->band = band >= plan->rows ? band / plan->rows * plan->rows
                                         : cr_ceil_div(plan->rows, cr_ceil_div(plan->rows, band));
+    else if (plan->across_groups)
+        plan->band = cr_smaller(plan->band, band);
 }
 
 static enum cr_status allocate_workspace(struct plan *plan, int parts, struct cr_scratch *scratch)
