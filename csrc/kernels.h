@@ -19,6 +19,7 @@
  *     conv backward_bias                   product   1 (strides 0)           dy, packed           db: 1 x K
  *     recurrent, input part                product   x: (T, B) x I        w_ih: I x G*H        gates: (T, B) x G*H
  *     recurrent, step t                    product   h[t-1]: B x R           w_hh: R x G*H           gates: B x G*H
+ *     the same, one row of one step        dots      1 x R                   w_hh: G*H x R           1 x G*H
  *     BPTT, step t                         product   dgates[t]: B x G*H      w_hh: G*H x R           dh: B x R
  *     BPTT, weights and dx                 conv backward_weights and forward of 1x1 kernels, after the loop
  *     depthwise forward, backward_data     diagonal  x: pixels x channels    w, packed: 1 x channels
@@ -43,6 +44,8 @@ struct cr_step {
 
 /* product:   C[m,n] (+)= sum_i sum_k A_i[m,k] * B_i[k,n]
  * diagonal:  C[m,n] (+)= sum_i sum_k A_i[m,k,n] * B_i[k,n]     n is an axis of A too, contiguous
+ * dots:      C[n]   (+)= sum_k A[k] * B[n,k]                   m = 1, one step, B contiguous along k: what reads a
+ *                                                              matrix once needs no panels of it
  *
  *            n                       The terms of one output are added in ascending (i, k) into one accumulator that
  *         +-----+                    starts at zero; C (if accumulate), then bias are added to that sum, and the
@@ -60,6 +63,7 @@ struct cr_tile {
     int64_t k;                   /* terms in a step */
     int64_t a_row, a_k;          /* strides of A along m and k, in elements; any */
     int64_t b_k;                 /* stride of B along k; along n it is 1 */
+    int64_t b_n;                 /* dots: stride of B along n; along k it is 1 */
     int64_t b_gap;               /* one row: further apart lie so many columns as are a tile's of any m, and the next */
     int64_t c_row, c_column;     /* strides of C along m and n; any */
     int m, n;                    /* 1 <= m <= rows, 1 <= n <= columns of the table */
@@ -149,6 +153,7 @@ struct cr_kernels {
 
     void (*product)(const struct cr_tile *tile);
     void (*diagonal)(const struct cr_tile *tile);
+    void (*dots)(const struct cr_tile *tile); /* C contiguous; no bias_row, no activation */
 
     /* Element (i, j) of a matrix, source[i*source_k + j*source_n], i < k, j < n, into the panels. */
     void (*pack)(const struct cr_panels *to, const void *source, int64_t k, int64_t n, int64_t source_k,

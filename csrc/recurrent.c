@@ -28,8 +28,7 @@ enum cr_status cr_recurrent_open_operands(struct cr_recurrence *r, int backward,
         const struct cr_matrix transposed = {data, block.matrix->column, block.matrix->row};
         status = cr_operand_open(&r->operand[i], r->kernels, backward ? &as_it_is : &transposed,
                                  backward ? block.rows : block.columns, backward ? block.columns : block.rows,
-                                 i == CR_W ? chunk * B : B, i == CR_W ? chunks : T,
-                                 r->by_columns ? r->parts : 1);
+                                 i == CR_W ? chunk * B : B, i == CR_W ? chunks : T);
     }
     return status;
 }
@@ -63,7 +62,7 @@ void cr_recurrent_multiply(const struct cr_recurrence *r, int number, const stru
 
     product->b = &r->operand[number];
     for (int64_t gate = 0; gate < gates; gate++)
-        cr_product(product, gate * units + first, gate * units + end, share->part);
+        cr_product(product, gate * units + first, gate * units + end);
 }
 
 void cr_recurrent_product(const struct cr_recurrence *r, int number, const struct cr_share *share, const void *a,

@@ -17,14 +17,14 @@ struct cr_operand {
     const struct cr_kernels *kernels;
     struct cr_panels panels;
     int64_t k, n;
+    int64_t column; /* its stride along n, inside a panel: 1, but of a matrix that lies along k and is read so */
     void *packed; /* owned; NULL if panels are somebody else's */
-    struct cr_matrix unpacked; /* with data: a panel is packed when a product needs it, into the room of one a part */
 };
 
-/* matrix [k, n] for `products` products of up to `rows` rows each, by `parts` threads. */
+/* matrix [k, n] for `products` products of up to `rows` rows each. */
 CR_HIDDEN enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kernels *kernels,
                                          const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows,
-                                         int64_t products, int parts);
+                                         int64_t products);
 CR_HIDDEN void cr_operand_close(struct cr_operand *operand);
 
 /* The same in two steps: the bytes of packed panels; and an operand over them, packed from matrix or, if that is NULL,
@@ -50,8 +50,8 @@ struct cr_product {
     const void *bias; /* [n], or NULL */
 };
 
-/* Columns [first, end) of C. Who does part `part` of an operand that is not packed has a room of his own. */
-CR_HIDDEN void cr_product(const struct cr_product *product, int64_t first, int64_t end, int part);
+/* Columns [first, end) of C. */
+CR_HIDDEN void cr_product(const struct cr_product *product, int64_t first, int64_t end);
 
 /* Some gates of U, a product of their own in a step: dgates or dextra = (h or extra) times them. */
 struct cr_piece {

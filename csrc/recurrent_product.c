@@ -15,33 +15,31 @@ void cr_operand_pack(struct cr_operand *operand, const struct cr_kernels *kernel
                      int64_t k, int64_t n, void *panels)
 {
     const int64_t width = kernels->columns;
-    *operand = (struct cr_operand){.kernels = kernels, .k = k, .n = n};
+    *operand = (struct cr_operand){.kernels = kernels, .k = k, .n = n, .column = 1};
     operand->panels = (struct cr_panels){.data = panels, .width = width, .row = width, .next = k * width, .fold = 1};
     if (matrix) kernels->pack(&operand->panels, matrix->data, k, n, matrix->row, matrix->column);
 }
 
 enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kernels *kernels,
-                               const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows, int64_t products,
-                               int parts)
+                               const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows, int64_t products)
 {
+    /* What one row needs once is read where it lies, along k, too: LSTM 1,1,256,256 from row-major matrices. */
+    const int along_k = matrix->column != 1 && matrix->row == 1 && rows == 1 && products == 1;
     /* A packed matrix is read several times as fast by tiles of many rows: rows of the original that lie a power of two
      * apart share a few cache sets. One row streams the original just as well. Packing costs about four products. */
-    const int packs = matrix->column != 1 || (rows > 1 && products * cr_ceil_div(rows, kernels->rows) > 4);
-    /* What one row needs once takes turns in the room of one panel, which stays in the first-level cache: LSTM
-     * 1,1,256,256 from row-major matrices takes 98 us, not 242; with panels as wide as a tile of one row, 108. */
-    const int in_turn = packs && rows == 1 && products == 1;
+    const int packs = !along_k && (matrix->column != 1 || (rows > 1 && products * cr_ceil_div(rows, kernels->rows) > 4));
     const int64_t width = kernels->columns;
 
     if (!packs) {
-        *operand = (struct cr_operand){.kernels = kernels, .k = k, .n = n};
-        operand->panels = (struct cr_panels){.data = matrix->data, .width = width, .row = matrix->row, .next = width};
+        *operand = (struct cr_operand){.kernels = kernels, .k = k, .n = n, .column = matrix->column};
+        operand->panels = (struct cr_panels){.data = matrix->data, .width = width, .row = matrix->row,
+                                             .next = width * matrix->column};
         return CR_OK;
     }
-    void *const packed = cr_allocate(in_turn ? parts * k * width * kernels->size : cr_operand_bytes(kernels, k, n));
+    void *const packed = cr_allocate(cr_operand_bytes(kernels, k, n));
     if (!packed) return CR_OUT_OF_MEMORY;
-    cr_operand_pack(operand, kernels, in_turn ? NULL : matrix, k, n, packed);
+    cr_operand_pack(operand, kernels, matrix, k, n, packed);
     operand->packed = packed;
-    if (in_turn) operand->unpacked = *matrix;
     return CR_OK;
 }
 
@@ -65,36 +63,25 @@ static void run_rows(const struct cr_product *product, struct cr_tile *tile, int
                 tile->m = (int)(left > 1 ? cr_ceil_div(rows->inner - row, left) : rows->inner - row);
                 tile->a = cr_at(product->a, i * rows->a_outer + row * rows->a_inner + k * rows->a_k, size);
                 tile->c = cr_at(product->c, i * rows->c_outer + row * rows->c_inner + j, size);
-                product->b->kernels->product(tile);
+                (product->b->column == 1 ? product->b->kernels->product : product->b->kernels->dots)(tile);
             }
     }
 }
 
-/* Columns [j, j + n) of an operand that is not packed, in the room of part `part`. */
-static const void *packed_in_turn(const struct cr_operand *b, int64_t j, int64_t n, int part)
-{
-    const struct cr_matrix *matrix = &b->unpacked;
-    const int64_t width = b->panels.width, size = b->kernels->size;
-    const struct cr_panels room = {
-        .data = cr_at(b->panels.data, part * b->k * width, size), .width = width, .row = width, .fold = 1};
-    b->kernels->pack(&room, cr_at(matrix->data, j * matrix->column, size), b->k, n, matrix->row, matrix->column);
-    return room.data;
-}
-
-void cr_product(const struct cr_product *product, int64_t first, int64_t end, int part)
+void cr_product(const struct cr_product *product, int64_t first, int64_t end)
 {
     static const struct cr_step step = {0, 0};
     const struct cr_operand *b = product->b;
     const struct cr_panels *panels = &b->panels;
     const int64_t width = panels->width, size = b->kernels->size;
-    const int in_turn = b->unpacked.data != NULL;
-    const int64_t most = product->rows.inner == 1 && !in_turn ? b->kernels->row_columns : width;
+    const int64_t most = product->rows.inner == 1 && b->column == 1 ? b->kernels->row_columns : width;
     struct cr_tile tile = {
         .steps = &step,
         .batch = 1,
         .a_row = product->rows.a_inner,
         .a_k = product->rows.a_k,
         .b_k = panels->row,
+        .b_n = b->column,
         .b_gap = panels->next - width,
         .c_row = product->rows.c_inner,
         .c_column = 1,
@@ -103,7 +90,6 @@ void cr_product(const struct cr_product *product, int64_t first, int64_t end, in
     for (int64_t j = first; j < end; j += tile.n, inside += tile.n) {
         for (; inside >= width; inside -= width) panel += panels->next;
         tile.n = (int)cr_smaller(inside ? width - inside : most, end - j);
-        run_rows(product, &tile, j,
-                 in_turn ? packed_in_turn(b, j, tile.n, part) : cr_at(panels->data, panel + inside, size));
+        run_rows(product, &tile, j, cr_at(panels->data, panel + inside * b->column, size));
     }
 }

@@ -83,6 +83,20 @@ CR_INLINE void NAME(store_partial)(REAL *p, VEC v, int n)
 
 #endif
 
+/* The elements from j on, as many as there are: left of them until the end. */
+CR_INLINE VEC NAME(get)(const REAL *row, int64_t j, int64_t left)
+{
+    return left >= LANES ? NAME(load)(row + j) : NAME(load_partial)(row + j, (int)left);
+}
+
+CR_INLINE void NAME(put)(REAL *row, int64_t j, int64_t left, VEC v)
+{
+    if (left >= LANES)
+        NAME(store)(row + j, v);
+    else
+        NAME(store_partial)(row + j, v, (int)left);
+}
+
 /* a * b + c, rounded once where the processor can and twice where it cannot. Never left to the compiler: the build
  * says -ffp-contract=off, so that the same term is rounded alike in every tile. */
 CR_INLINE VEC NAME(fma)(VEC a, VEC b, VEC c)
@@ -119,26 +133,34 @@ CR_INLINE VEC NAME(keep)(VEC v)
     return v;
 }
 
-/* The lower, the upper halves of a and b, their lanes in turn: a0 b0 a1 b1 ... */
+/* Shuffles of two vectors that move nothing across the blocks of 16 bytes that a vector is made of, and shuffles of
+ * whole blocks: a processor has more room for these than for any others. The index of result lane i is a formula. */
+#define LANES_2(index) index(0), index(1)
+#define LANES_4(index) LANES_2(index), index(2), index(3)
+#define LANES_8(index) LANES_4(index), index(4), index(5), index(6), index(7)
+#define LANES_16(index) LANES_8(index), index(8), index(9), index(10), index(11), index(12), index(13), index(14), index(15)
 #if CR_VECTOR_BYTES * 8 == 2 * REAL_BITS
-CR_INLINE VEC NAME(interleave_low)(VEC a, VEC b) { return __builtin_shufflevector(a, b, 0, 2); }
-CR_INLINE VEC NAME(interleave_high)(VEC a, VEC b) { return __builtin_shufflevector(a, b, 1, 3); }
+#define ALL_LANES LANES_2
 #elif CR_VECTOR_BYTES * 8 == 4 * REAL_BITS
-CR_INLINE VEC NAME(interleave_low)(VEC a, VEC b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
-CR_INLINE VEC NAME(interleave_high)(VEC a, VEC b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+#define ALL_LANES LANES_4
 #elif CR_VECTOR_BYTES * 8 == 8 * REAL_BITS
-CR_INLINE VEC NAME(interleave_low)(VEC a, VEC b) { return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
-CR_INLINE VEC NAME(interleave_high)(VEC a, VEC b) { return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
-#elif CR_VECTOR_BYTES * 8 == 16 * REAL_BITS
-CR_INLINE VEC NAME(interleave_low)(VEC a, VEC b)
-{
-    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-}
-CR_INLINE VEC NAME(interleave_high)(VEC a, VEC b)
-{
-    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-}
+#define ALL_LANES LANES_8
+#else
+#define ALL_LANES LANES_16
 #endif
+
+/* In each block the lower, the upper halves of a's and b's, lanes in turn: a0 b0 a1 b1. */
+#define LOW(i) (i) / BLOCK * BLOCK + (i) % BLOCK / 2 + (i) % 2 * LANES
+#define HIGH(i) (i) / BLOCK * BLOCK + (i) % BLOCK / 2 + (i) % 2 * LANES + BLOCK / 2
+CR_INLINE VEC NAME(interleave_low)(VEC a, VEC b) { return __builtin_shufflevector(a, b, ALL_LANES(LOW)); }
+CR_INLINE VEC NAME(interleave_high)(VEC a, VEC b) { return __builtin_shufflevector(a, b, ALL_LANES(HIGH)); }
+
+/* Every other block of a, then of b: from the first on, from the second. */
+#define EVEN(i) (i) / BLOCK * 2 * BLOCK + (i) % BLOCK
+#define ODD(i) (i) / BLOCK * 2 * BLOCK + (i) % BLOCK + BLOCK
+CR_INLINE VEC NAME(even_blocks)(VEC a, VEC b) { return __builtin_shufflevector(a, b, ALL_LANES(EVEN)); }
+CR_INLINE VEC NAME(odd_blocks)(VEC a, VEC b) { return __builtin_shufflevector(a, b, ALL_LANES(ODD)); }
+#undef ALL_LANES
 
 /* Lane l is lane index[l] modulo LANES of v. */
 CR_INLINE VEC NAME(shuffle)(VEC v, VECI index)
