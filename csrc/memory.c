@@ -3,10 +3,15 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "runtime.h"
 
 enum { alignment = 64 }; /* a cache line, and the widest vector */
+
+/* Blocks of so many bytes lie on large pages where the system has them, as NumPy's arrays do. They are often fresh from
+ * the system in each call, and 8,160 faults for 32 MiB took 14 ms of the 85 of LSTM 25,32,1024,1024. */
+enum { large_block = 4 << 20, large_page = 2 << 20 };
 
 static void *(*allocate_hook)(size_t size) = malloc;
 static void (*release_hook)(void *block) = free;
@@ -21,12 +26,12 @@ void cr_set_allocator(void *(*allocate)(size_t size), void (*release)(void *bloc
 
 /* The allocator's block, and in it what the caller gets:
  *
- *     | up to 63 bytes | address of the block | size bytes, aligned |
+ *     | less than a line | address of the block | size bytes, aligned |
  *
  * so any allocator will do, and release needs no size and no table. */
 void *cr_allocate(int64_t size)
 {
-    const size_t overhead = sizeof(void *) + alignment - 1;
+    const size_t line = size >= large_block ? large_page : alignment, overhead = sizeof(void *) + line - 1;
     char *raw = NULL;
     if ((uint64_t)size <= PTRDIFF_MAX - overhead) /* a negative size is too large as well */
         raw = allocate_hook((size_t)size + overhead);
@@ -35,7 +40,10 @@ void *cr_allocate(int64_t size)
         return NULL;
     }
     char *first = raw + sizeof(void *);
-    char *block = first + (-(uintptr_t)first & (alignment - 1));
+    char *block = first + (-(uintptr_t)first & (line - 1));
+#ifdef MADV_HUGEPAGE
+    if (size >= large_block) madvise(block, (size_t)size, MADV_HUGEPAGE);
+#endif
     memcpy(block - sizeof(void *), &raw, sizeof raw);
     return block;
 }
