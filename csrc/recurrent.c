@@ -28,7 +28,7 @@ enum cr_status cr_recurrent_open_operands(struct cr_recurrence *r, int backward,
         const struct cr_matrix transposed = {data, block.matrix->column, block.matrix->row};
         status = cr_operand_open(&r->operand[i], r->kernels, backward ? &as_it_is : &transposed,
                                  backward ? block.rows : block.columns, backward ? block.columns : block.rows,
-                                 i == CR_W ? chunk * B : B, i == CR_W ? chunks : T);
+                                 i == CR_W ? chunk * B : B, i == CR_W ? chunks : T, r->parts);
     }
     return status;
 }
@@ -62,7 +62,7 @@ void cr_recurrent_multiply(const struct cr_recurrence *r, int number, const stru
 
     product->b = &r->operand[number];
     for (int64_t gate = 0; gate < gates; gate++)
-        cr_product(product, gate * units + first, gate * units + end);
+        cr_product(product, gate * units + first, gate * units + end, share->room);
 }
 
 void cr_recurrent_product(const struct cr_recurrence *r, int number, const struct cr_share *share, const void *a,
@@ -104,12 +104,13 @@ static void run_phase(void *context, int part, int parts)
     struct cr_share share = phase->share;
     share.part = part;
     share.parts = parts;
+    if (parts > 1) share.room = part;
     phase->r->phase[phase->number](phase->r, &share);
 }
 
-void cr_recurrent_step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m)
+void cr_recurrent_step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m, int room)
 {
-    struct phase phase = {.r = r, .share = {t, row, m, 0, 1}};
+    struct phase phase = {.r = r, .share = {t, row, m, 0, 1, room}};
     for (; phase.number < r->phases; phase.number++) cr_parallel(r->by_columns ? r->parts : 1, run_phase, &phase);
 }
 

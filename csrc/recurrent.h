@@ -19,12 +19,13 @@ struct cr_operand {
     int64_t k, n;
     int64_t column; /* its stride along n, inside a panel: 1, but of a matrix that lies along k and is read so */
     void *packed; /* owned; NULL if panels are somebody else's */
+    struct cr_matrix unpacked; /* with data: a panel is packed when a product needs it, into the room of one a thread */
 };
 
-/* matrix [k, n] for `products` products of up to `rows` rows each. */
+/* matrix [k, n] for `products` products of up to `rows` rows each, by `parts` threads. */
 CR_HIDDEN enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kernels *kernels,
                                          const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows,
-                                         int64_t products);
+                                         int64_t products, int parts);
 CR_HIDDEN void cr_operand_close(struct cr_operand *operand);
 
 /* The same in two steps: the bytes of packed panels; and an operand over them, packed from matrix or, if that is NULL,
@@ -50,8 +51,8 @@ struct cr_product {
     const void *bias; /* [n], or NULL */
 };
 
-/* Columns [first, end) of C. */
-CR_HIDDEN void cr_product(const struct cr_product *product, int64_t first, int64_t end);
+/* Columns [first, end) of C; a panel of an operand that is not packed is, into room `room`. */
+CR_HIDDEN void cr_product(const struct cr_product *product, int64_t first, int64_t end, int room);
 
 /* Some gates of U, a product of their own in a step: dgates or dextra = (h or extra) times them. */
 struct cr_piece {
@@ -74,6 +75,7 @@ struct cr_block {
 struct cr_share {
     int64_t t, row, m;
     int part, parts;
+    int room; /* of the thread: no other that runs now has this number */
 };
 
 /* One pass over one layer. */
@@ -182,8 +184,8 @@ CR_HIDDEN int64_t cr_recurrent_cut(const struct cr_recurrence *r, const struct c
 /* Steps in the order of time, or against it, by `part` for its share of the rows; or by the caller for all of them. */
 CR_HIDDEN void cr_recurrent_walk(struct cr_recurrence *r, void (*part)(void *recurrence, int part, int parts));
 
-/* All phases of step t for rows [row, row + m), none of which has ended. */
-CR_HIDDEN void cr_recurrent_step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m);
+/* All phases of step t for rows [row, row + m), none of which has ended, by the thread that has `room`. */
+CR_HIDDEN void cr_recurrent_step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m, int room);
 
 /* The rows [row, *end) from row on that have a step t, or those that have none: a run. Returns which. */
 CR_HIDDEN int cr_recurrent_run(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t rows, int64_t *end);

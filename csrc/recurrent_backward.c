@@ -29,7 +29,7 @@ static void run_part(void *context, int part, int parts)
         const int cut = r->truncate && t > 0 && t % r->truncate == 0;
         for (int64_t row = cr_cut(s->B, part, parts), end; row < rows; row = end) {
             if (!cr_recurrent_run(r, t, row, rows, &end)) continue;
-            cr_recurrent_step(r, t, row, end - row);
+            cr_recurrent_step(r, t, row, end - row, part);
             if (cut) {
                 memset(cr_row_of(r, r->dh, 0, row, r->R), 0, (size_t)((end - row) * r->R * size));
                 if (r->has_c) memset(cr_row_of(r, r->dc, 0, row, s->H), 0, (size_t)((end - row) * s->H * size));

@@ -25,7 +25,7 @@ struct input_part {
 static void run_input_columns(void *context, int part, int parts)
 {
     const struct input_part *input = context;
-    const struct cr_share share = {.part = part, .parts = parts};
+    const struct cr_share share = {.part = part, .parts = parts, .room = part};
     struct cr_product product = input->product;
     cr_recurrent_multiply(input->r, CR_W, &share, &product);
 }
@@ -33,7 +33,7 @@ static void run_input_columns(void *context, int part, int parts)
 static void run_input_rows(void *context, int part, int parts)
 {
     const struct input_part *input = context;
-    const struct cr_share all = {.parts = 1};
+    const struct cr_share all = {.parts = 1, .room = part};
     const int64_t size = input->r->kernels->size;
     struct cr_product product = input->product;
     struct cr_rows *rows = &product.rows;
@@ -98,7 +98,7 @@ static void run_part(void *context, int part, int parts)
     for (int64_t t = r->first; t < r->last; t++)
         for (int64_t row = cr_cut(r->sequence->B, part, parts), end; row < rows; row = end)
             if (cr_recurrent_run(r, t, row, rows, &end))
-                cr_recurrent_step(r, t, row, end - row);
+                cr_recurrent_step(r, t, row, end - row, part);
             else
                 for (int64_t i = row; i < end; i++)
                     memset(cr_at(r->y->data, t * r->y->time + i * r->y->row, size), 0, (size_t)(r->R * size));

@@ -6,28 +6,64 @@
  * their rounding error does not grow with k, and a block of a panel stays in a second-level cache. */
 enum { DEPTH = 1024 };
 
+/* So many products, or fewer, pack each panel anew: it is written to a cache and read from there, not from memory that
+ * is fresh in each call. */
+enum { FEW_PRODUCTS = 2 };
+
 int64_t cr_operand_bytes(const struct cr_kernels *kernels, int64_t k, int64_t n)
 {
     return cr_ceil_div(n, kernels->columns) * kernels->columns * k * kernels->size; /* fits: cr_recurrent_open */
+}
+
+struct packing {
+    const struct cr_operand *operand;
+    const struct cr_matrix *matrix;
+};
+
+/* Columns [j, end) of the matrix into panels that begin at data. */
+static void pack_columns(const struct cr_operand *operand, const struct cr_matrix *matrix, int64_t j, int64_t end,
+                         void *data)
+{
+    struct cr_panels panels = operand->panels;
+    panels.data = data;
+    operand->kernels->pack(&panels, cr_at(matrix->data, j * matrix->column, operand->kernels->size), operand->k, end - j,
+                           matrix->row, matrix->column);
+}
+
+static void pack_part(void *context, int part, int parts)
+{
+    const struct packing *packing = context;
+    const struct cr_operand *operand = packing->operand;
+    const int64_t width = operand->panels.width, panels = cr_ceil_div(operand->n, width);
+    const int64_t first = cr_cut(panels, part, parts);
+
+    pack_columns(operand, packing->matrix, first * width,
+                 cr_smaller(operand->n, cr_cut(panels, part + 1, parts) * width),
+                 cr_at(operand->panels.data, first * operand->panels.next, operand->kernels->size));
 }
 
 void cr_operand_pack(struct cr_operand *operand, const struct cr_kernels *kernels, const struct cr_matrix *matrix,
                      int64_t k, int64_t n, void *panels)
 {
     const int64_t width = kernels->columns;
+    struct packing packing = {operand, matrix};
+
     *operand = (struct cr_operand){.kernels = kernels, .k = k, .n = n, .column = 1};
     operand->panels = (struct cr_panels){.data = panels, .width = width, .row = width, .next = k * width, .fold = 1};
-    if (matrix) kernels->pack(&operand->panels, matrix->data, k, n, matrix->row, matrix->column);
+    if (matrix) cr_parallel(cr_parts((double)k * (double)n), pack_part, &packing);
 }
 
 enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kernels *kernels,
-                               const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows, int64_t products)
+                               const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows, int64_t products,
+                               int parts)
 {
-    /* What one row needs once is read where it lies, along k, too: LSTM 1,1,256,256 from row-major matrices. */
+    /* What one row needs once is read where it lies, along k, too. */
     const int along_k = matrix->column != 1 && matrix->row == 1 && rows == 1 && products == 1;
     /* A packed matrix is read several times as fast by tiles of many rows: rows of the original that lie a power of two
      * apart share a few cache sets. One row streams the original just as well. Packing costs about four products. */
     const int packs = !along_k && (matrix->column != 1 || (rows > 1 && products * cr_ceil_div(rows, kernels->rows) > 4));
+    /* What few products need takes turns in the room of one panel, which stays in a cache. */
+    const int in_turn = packs && products <= FEW_PRODUCTS;
     const int64_t width = kernels->columns;
 
     if (!packs) {
@@ -36,10 +72,11 @@ enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kerne
                                              .next = width * matrix->column};
         return CR_OK;
     }
-    void *const packed = cr_allocate(cr_operand_bytes(kernels, k, n));
+    void *const packed = cr_allocate(in_turn ? parts * k * width * kernels->size : cr_operand_bytes(kernels, k, n));
     if (!packed) return CR_OUT_OF_MEMORY;
-    cr_operand_pack(operand, kernels, matrix, k, n, packed);
+    cr_operand_pack(operand, kernels, in_turn ? NULL : matrix, k, n, packed);
     operand->packed = packed;
+    if (in_turn) operand->unpacked = *matrix;
     return CR_OK;
 }
 
@@ -68,13 +105,15 @@ static void run_rows(const struct cr_product *product, struct cr_tile *tile, int
     }
 }
 
-void cr_product(const struct cr_product *product, int64_t first, int64_t end)
+void cr_product(const struct cr_product *product, int64_t first, int64_t end, int room)
 {
     static const struct cr_step step = {0, 0};
     const struct cr_operand *b = product->b;
     const struct cr_panels *panels = &b->panels;
     const int64_t width = panels->width, size = b->kernels->size;
-    const int64_t most = product->rows.inner == 1 && b->column == 1 ? b->kernels->row_columns : width;
+    const int in_turn = b->unpacked.data != NULL;
+    const int64_t most =
+        product->rows.inner == 1 && b->column == 1 && !in_turn ? b->kernels->row_columns : width;
     struct cr_tile tile = {
         .steps = &step,
         .batch = 1,
@@ -90,6 +129,11 @@ void cr_product(const struct cr_product *product, int64_t first, int64_t end)
     for (int64_t j = first; j < end; j += tile.n, inside += tile.n) {
         for (; inside >= width; inside -= width) panel += panels->next;
         tile.n = (int)cr_smaller(inside ? width - inside : most, end - j);
-        run_rows(product, &tile, j, cr_at(panels->data, panel + inside * b->column, size));
+        if (in_turn) {
+            void *const panel_room = cr_at(panels->data, room * panels->next, size);
+            pack_columns(b, &b->unpacked, j, j + tile.n, panel_room);
+            run_rows(product, &tile, j, panel_room);
+        } else
+            run_rows(product, &tile, j, cr_at(panels->data, panel + inside * b->column, size));
     }
 }

@@ -182,3 +182,38 @@ CR_INLINE VEC NAME(shuffle)(VEC v, VECI index)
 
 /* Lane by lane: mask (a comparison: all ones or all zeros) ? a : b. */
 CR_INLINE VEC NAME(select)(VECI mask, VEC a, VEC b) { return (VEC)((mask & (VECI)a) | (~mask & (VECI)b)); }
+
+/* Lane by lane: a < b ? yes : no. */
+CR_INLINE VEC NAME(if_less)(VEC a, VEC b, VEC yes, VEC no)
+{
+#if defined(__AVX512F__) && REAL_BITS == 32
+    return (VEC)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ), (__m512)no, (__m512)yes);
+#elif defined(__AVX512F__)
+    return (VEC)_mm512_mask_blend_pd(_mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OQ), (__m512d)no, (__m512d)yes);
+#else
+    return NAME(select)(a < b, yes, no);
+#endif
+}
+
+/* Lane by lane: a < b ? a : b, and a > b ? a : b; so b where one of them is NaN. */
+CR_INLINE VEC NAME(smaller)(VEC a, VEC b)
+{
+#if defined(__AVX512F__) && REAL_BITS == 32
+    return (VEC)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX512F__)
+    return (VEC)_mm512_min_pd((__m512d)a, (__m512d)b);
+#else
+    return NAME(select)(a < b, a, b);
+#endif
+}
+
+CR_INLINE VEC NAME(larger)(VEC a, VEC b)
+{
+#if defined(__AVX512F__) && REAL_BITS == 32
+    return (VEC)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX512F__)
+    return (VEC)_mm512_max_pd((__m512d)a, (__m512d)b);
+#else
+    return NAME(select)(a > b, a, b);
+#endif
+}
