@@ -759,7 +759,9 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
     const double taps = (double)conv->kernel[0] * (double)conv->kernel[1] * (double)conv->kernel[2];
     const double operations =
         (double)plan.lines * (double)plan.width * taps * (double)plan.in_channels * (double)conv->K;
-    const int parts = (int)cr_smaller(cr_parts(operations), plan.segments * plan.panels * plan.units);
+    /* As in cr_gather. */
+    const double weighed = plan.diagonal || plan.in_channels == 1 ? 4 * operations : operations;
+    const int parts = (int)cr_smaller(cr_parts(weighed), plan.segments * plan.panels * plan.units);
     const int64_t sums_bytes = plan.segments > 1 ? plan.segments * plan.segment_elements * plan.kernels->size : 0;
     plan.workspace = cr_allocate(parts * plan.part_bytes + sums_bytes);
     if (!plan.workspace) return CR_OUT_OF_MEMORY;
