@@ -255,7 +255,7 @@ struct piece {
     int64_t row, row_end, tap, column, pixels, source;
 };
 
-/* What the tile will add to is on its way from the last cache while the products are computed. */
+/* What the tile will write or add to is on its way from the last cache while the products are computed. */
 static void prefetch_c(const struct cr_tile *tile, const struct cr_kernels *kernels)
 {
     for (int r = 0; r < tile->m; r++)
@@ -352,7 +352,7 @@ static void run_tile(const struct walk *walk, const struct piece *piece, int acc
         .accumulate = accumulate,
     };
     join_steps(walk, &tile, &first);
-    if (accumulate) prefetch_c(&tile, plan->kernels);
+    prefetch_c(&tile, plan->kernels);
     (plan->diagonal ? plan->kernels->diagonal : plan->kernels->product)(&tile);
 }
 
