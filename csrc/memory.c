@@ -10,9 +10,9 @@
 
 enum { alignment = 64 }; /* a cache line, and the widest vector */
 
-/* Blocks of so many bytes lie on large pages where the system has them, as NumPy's arrays do. They are often fresh from
- * the system in each call, and 8,160 faults for 32 MiB took 14 ms of the 85 of LSTM 25,32,1024,1024. */
-enum { large_block = 4 << 20, large_page = 2 << 20 };
+/* Blocks of so many bytes lie on large pages, whole ones, where the system has them, as NumPy's large arrays do. They are
+ * often fresh from the system in each call, and 8,160 faults for 32 MiB took 14 ms of the 85 of LSTM 25,32,1024,1024. */
+enum { large_page = 2 << 20 };
 
 static void *(*allocate_hook)(size_t size) = malloc;
 static void (*release_hook)(void *block) = free;
@@ -84,17 +84,18 @@ void cr_set_allocator(void *(*allocate)(size_t size), void (*release)(void *bloc
 
 /* The allocator's block, and in it what the caller gets:
  *
- *     | less than a line | address of the block | size bytes, aligned |
+ *     | less than a line | address of the block | lines of size bytes |
  *
  * so any allocator will do, and release needs no size and no table. */
 void *cr_allocate(int64_t size)
 {
     char *const at_hand = take_kept(size);
     if (at_hand) return at_hand;
-    const size_t line = size >= large_block ? large_page : alignment, overhead = sizeof(void *) + line - 1;
+    const size_t line = size >= large_page ? large_page : alignment, overhead = sizeof(void *) + 2 * (line - 1);
+    const size_t lines = ((size_t)size + line - 1) / line * line;
     char *raw = NULL;
     if ((uint64_t)size <= PTRDIFF_MAX - overhead) /* a negative size is too large as well */
-        raw = allocate_hook((size_t)size + overhead);
+        raw = allocate_hook(sizeof(void *) + line - 1 + lines);
     if (raw == NULL) {
         cr_fail(CR_OUT_OF_MEMORY, "%" PRId64 " bytes of workspace could not be allocated", size);
         return NULL;
@@ -102,7 +103,7 @@ void *cr_allocate(int64_t size)
     char *first = raw + sizeof(void *);
     char *block = first + (-(uintptr_t)first & (line - 1));
 #ifdef MADV_HUGEPAGE
-    if (size >= large_block) madvise(block, (size_t)size, MADV_HUGEPAGE);
+    if (line == large_page) madvise(block, lines, MADV_HUGEPAGE);
 #endif
     memcpy(block - sizeof(void *), &raw, sizeof raw);
     return block;

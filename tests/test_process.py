@@ -534,6 +534,32 @@ assert resident() - before < 5e6, resident() - before
 """)
 
 
+def test_threads_that_end_leave_nothing():
+    """Each thread keeps some workspace between its calls, and gives it back when it ends."""
+    run_prepared(f"""
+from threading import Thread
+layer = cr.LSTM(64, 128, rng=0)
+x = np.ones((100, 1, 64), np.float32)
+
+def call():
+    y, _, cache = layer.forward(x)
+    layer.backward(y, cache)
+
+def rounds(number):
+    for _ in range(number):
+        threads = [Thread(target=call) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return {status_of("VmRSS")}
+
+before = rounds(10)
+after = rounds(40)
+assert after - before < 5e6, after - before
+""")
+
+
 @pytest.mark.parametrize("what", ["forward", "x", "w", "pool"])
 def test_workspace_does_not_grow_with_the_image(what, layout):
     """1 x 8192 x 8192 x 1, an 11 x 11 kernel (3 x 3 for dw): beside arrays, at most 4 MB for each of two threads."""

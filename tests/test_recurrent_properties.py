@@ -119,7 +119,7 @@ def test_reverse_is_time_turned_round(kind, isa, dtype):
 
 
 @pytest.mark.parametrize("head", ["t12b1i3h5", "t12b5i3h16", "t12b4i17h33", "t12b2i5h64", "t12b1i64h64", "t12i3h9",
-                                  "t12b33i2h7", "t12b1i40h200"])
+                                  "t12b33i2h7", "t12b1i40h200", "t12b1i37h21", "t12b1i1040h19"])
 def test_chunks(kind, head, isa, dtype):
     """A sequence cut anywhere, down to single steps, with the state carried on, has the same bits."""
     problem, arrays = random_arrays(of_kind(kind, head), dtype)
@@ -150,7 +150,7 @@ def test_inference_is_training(kind, head, words, isa, dtype):
 
 
 @pytest.mark.parametrize("head, words", [("t20b64i32h64", ()), ("t40b3i20h96", ()), ("t200b1i64h48", ()),
-                                         ("t4b3i20h400", ("l4,0,3",)),
+                                         ("t4b3i20h400", ("l4,0,3",)), ("t2b96i70h65", ()), ("t1b130i64h96", ()),
                                          ("t9b70i5h33", ("l" + ",".join(str(row * 7 % 10) for row in range(70)),))])
 def test_thread_counts(kind, head, words, isa):
     problem, arrays = random_arrays(of_kind(kind, head, *words), "float32")
