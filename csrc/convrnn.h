@@ -78,8 +78,9 @@ enum cr_status cr_set_isa(const char *name);
 int cr_get_num_threads(void);
 enum cr_status cr_set_num_threads(int64_t n);
 
-/* Replaces malloc and free for all workspace, e.g. to count or to fail. NULL, NULL restores them. Not while calls
- * run. Blocks must be aligned as malloc aligns them. */
+/* Replaces malloc and free for all workspace, e.g. to count or to fail. NULL, NULL restores them, and with them what
+ * each calling thread keeps until it ends, up to 2 MiB. Not while calls run. Blocks must be aligned as malloc aligns
+ * them. */
 void cr_set_allocator(void *(*allocate)(size_t size), void (*release)(void *block));
 
 /* ---------------------------------------------------------------------------------------------- operands ---- */

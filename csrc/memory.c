@@ -10,8 +10,9 @@
 
 enum { alignment = 64 }; /* a cache line, and the widest vector */
 
-/* Blocks of so many bytes lie on large pages, whole ones, where the system has them, as NumPy's large arrays do. They are
- * often fresh from the system in each call, and 8,160 faults for 32 MiB took 14 ms of the 85 of LSTM 25,32,1024,1024. */
+/* Blocks of so many bytes lie on large pages, whole ones, where the system has them, as NumPy's large arrays do. They
+ * are often fresh from the system in each call, and 8,160 faults for 32 MiB took 14 ms of the 85 of LSTM
+ * 25,32,1024,1024. */
 enum { large_page = 2 << 20 };
 
 static void *(*allocate_hook)(size_t size) = malloc;

@@ -25,9 +25,9 @@ static void pack_columns(const struct cr_operand *operand, const struct cr_matri
                          void *data)
 {
     struct cr_panels panels = operand->panels;
+    const void *const source = cr_at(matrix->data, j * matrix->column, operand->kernels->size);
     panels.data = data;
-    operand->kernels->pack(&panels, cr_at(matrix->data, j * matrix->column, operand->kernels->size), operand->k, end - j,
-                           matrix->row, matrix->column);
+    operand->kernels->pack(&panels, source, operand->k, end - j, matrix->row, matrix->column);
 }
 
 static void pack_part(void *context, int part, int parts)
@@ -57,11 +57,13 @@ enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kerne
                                const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows, int64_t products,
                                int parts)
 {
-    /* What one row needs once is read where it lies, along k, too. */
+    /* What one row needs once is read where it lies, along k, too: LSTM 1,1,256,256 from row-major matrices takes 39 us,
+     * and 72 with panels that take turns. */
     const int along_k = matrix->column != 1 && matrix->row == 1 && rows == 1 && products == 1;
     /* A packed matrix is read several times as fast by tiles of many rows: rows of the original that lie a power of two
      * apart share a few cache sets. One row streams the original just as well. Packing costs about four products. */
-    const int packs = !along_k && (matrix->column != 1 || (rows > 1 && products * cr_ceil_div(rows, kernels->rows) > 4));
+    const int many = rows > 1 && products * cr_ceil_div(rows, kernels->rows) > 4;
+    const int packs = !along_k && (matrix->column != 1 || many);
     /* What few products need takes turns in the room of one panel, which stays in a cache. */
     const int in_turn = packs && products <= FEW_PRODUCTS;
     const int64_t width = kernels->columns;

@@ -138,7 +138,8 @@ CR_INLINE VEC NAME(keep)(VEC v)
 #define LANES_2(index) index(0), index(1)
 #define LANES_4(index) LANES_2(index), index(2), index(3)
 #define LANES_8(index) LANES_4(index), index(4), index(5), index(6), index(7)
-#define LANES_16(index) LANES_8(index), index(8), index(9), index(10), index(11), index(12), index(13), index(14), index(15)
+#define LANES_16(index) \
+    LANES_8(index), index(8), index(9), index(10), index(11), index(12), index(13), index(14), index(15)
 #if CR_VECTOR_BYTES * 8 == 2 * REAL_BITS
 #define ALL_LANES LANES_2
 #elif CR_VECTOR_BYTES * 8 == 4 * REAL_BITS
@@ -174,7 +175,7 @@ CR_INLINE VEC NAME(shuffle)(VEC v, VECI index)
 #elif defined(__AVX2__) /* by halves of a lane: there is none for lanes of 64 bits */
     return (VEC)_mm256_permutevar8x32_ps((__m256)v, (__m256i)(2 * index | (2 * index + 1) << 32));
 #else
-    VEC r;
+    VEC r = v;
     for (int i = 0; i < LANES; i++) r[i] = v[index[i] & (LANES - 1)];
     return r;
 #endif
