@@ -10,6 +10,8 @@ enum { DEPTH = 1024 };
  * is fresh in each call. */
 enum { FEW_PRODUCTS = 2 };
 
+enum { PAGE = 4096 }; /* bytes */
+
 int64_t cr_operand_bytes(const struct cr_kernels *kernels, int64_t k, int64_t n)
 {
     return cr_ceil_div(n, kernels->columns) * kernels->columns * k * kernels->size; /* fits: cr_recurrent_open */
@@ -57,12 +59,14 @@ enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kerne
                                const struct cr_matrix *matrix, int64_t k, int64_t n, int64_t rows, int64_t products,
                                int parts)
 {
-    /* What one row needs once is read where it lies, along k, too: LSTM 1,1,256,256 from row-major matrices takes 39 us,
-     * and 72 with panels that take turns. */
+    /* What one row needs once is read where it lies, along k, too: LSTM 1,1,256,256 from row-major matrices takes
+     * 39 us, and 72 with panels that take turns. */
     const int along_k = matrix->column != 1 && matrix->row == 1 && rows == 1 && products == 1;
     /* A packed matrix is read several times as fast by tiles of many rows: rows of the original that lie a power of two
-     * apart share a few cache sets. One row streams the original just as well. Packing costs about four products. */
-    const int many = rows > 1 && products * cr_ceil_div(rows, kernels->rows) > 4;
+     * apart share a few cache sets. One row streams the original just as well, unless its rows lie pages apart: LSTM
+     * 100,1,256,1024 back through row-major matrices 53 ms, packed 27. Packing costs about four products. */
+    const int scattered = rows > 1 || matrix->row * kernels->size % PAGE == 0;
+    const int many = scattered && products * cr_ceil_div(rows, kernels->rows) > 4;
     const int packs = !along_k && (matrix->column != 1 || many);
     /* What few products need takes turns in the room of one panel, which stays in a cache. */
     const int in_turn = packs && products <= FEW_PRODUCTS;
