@@ -535,7 +535,8 @@ assert resident() - before < 5e6, resident() - before
 
 
 def test_threads_that_end_leave_nothing():
-    """Each thread keeps some workspace between its calls, and gives it back when it ends."""
+    """Each thread keeps some workspace between its calls, and gives it back when it ends: 160 threads would leave more
+    than 100 MB, and the C library's heaps, one for each of some threads at a time, differ by up to 12."""
     run_prepared(f"""
 from threading import Thread
 layer = cr.LSTM(64, 128, rng=0)
@@ -556,7 +557,7 @@ def rounds(number):
 
 before = rounds(10)
 after = rounds(40)
-assert after - before < 5e6, after - before
+assert after - before < 4e7, after - before
 """)
 
 
