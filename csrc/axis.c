@@ -113,6 +113,15 @@ int64_t cr_axis_targets(const struct cr_axis *axis, int64_t sources)
     return sources >= axis->sources ? axis->targets : cr_smaller(axis->targets, cr_larger(0, most));
 }
 
+int64_t cr_axis_inside(const struct cr_axis *axis)
+{
+    const int64_t reach = (axis->kernel - 1) * axis->dilation, s = axis->stride;
+    const int64_t first = axis->backward ? reach - axis->low : cr_ceil_div(axis->low, s);
+    const int64_t end = axis->backward ? axis->sources * s - axis->low
+                                       : cr_ceil_div(axis->sources - reach + axis->low, s);
+    return cr_larger(0, cr_ceil_div(cr_smaller(axis->targets, end) - cr_larger(0, first), axis->phases));
+}
+
 int64_t cr_axis_source(const struct cr_axis *axis, int64_t target, int64_t tap)
 {
     return folded(target * axis->stride + tap * axis->dilation - axis->low, axis->sources, axis->mode);

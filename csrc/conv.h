@@ -60,6 +60,9 @@ CR_HIDDEN void cr_axis_reach(const struct cr_axis *axis, int64_t target, int64_t
 CR_HIDDEN int64_t cr_axis_sources(const struct cr_axis *axis, int64_t targets);
 CR_HIDDEN int64_t cr_axis_targets(const struct cr_axis *axis, int64_t sources);
 
+/* About so many targets of a phase see all their taps and no padding. */
+CR_HIDDEN int64_t cr_axis_inside(const struct cr_axis *axis);
+
 /* Forward: the source that target reads with tap, or -1 if it is padding that counts as nothing. */
 CR_HIDDEN int64_t cr_axis_source(const struct cr_axis *axis, int64_t target, int64_t tap);
 

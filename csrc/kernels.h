@@ -64,9 +64,9 @@ struct cr_tile {
     int64_t a_row, a_k;          /* strides of A along m and k, in elements; any */
     int64_t b_k;                 /* stride of B along k; along n it is 1 */
     int64_t b_n;                 /* dots: stride of B along n; along k it is 1 */
-    int64_t b_gap;               /* one row: further apart lie so many columns as are a tile's of any m, and the next */
+    int64_t b_gap;               /* few rows: further apart lie so many columns as are a tile's of any m, and the next */
     int64_t c_row, c_column;     /* strides of C along m and n; any */
-    int m, n;                    /* 1 <= m <= rows, 1 <= n <= columns of the table */
+    int m, n;                    /* 1 <= m <= rows of the table, 1 <= n <= columns, of a product cr_columns */
     int accumulate;              /* add to C rather than overwrite it */
     enum cr_activation activation;
     const void *bias_row;    /* [m], contiguous; or NULL */
@@ -149,7 +149,9 @@ struct cr_kernels {
     int lanes;     /* elements of a vector */
     int rows;      /* the most rows of a tile */
     int columns;   /* columns of a tile of any m <= rows: the width of a packed panel; a multiple of lanes */
-    int row_columns; /* columns of a product tile of one row (m == 1), >= columns */
+    int row_columns; /* columns of a product tile of one row, >= few_columns */
+    int few_rows;    /* columns of one of 2 to few_rows rows: */
+    int few_columns; /* >= columns */
 
     void (*product)(const struct cr_tile *tile);
     void (*diagonal)(const struct cr_tile *tile);
@@ -182,6 +184,12 @@ struct cr_kernels {
 
     void (*map[4])(int64_t n, const void *x, void *y); /* by enum cr_function */
 };
+
+/* The most columns of a product tile of m rows. */
+static inline int cr_columns(const struct cr_kernels *kernels, int64_t m)
+{
+    return m == 1 ? kernels->row_columns : m <= kernels->few_rows ? kernels->few_columns : kernels->columns;
+}
 
 /* The table of the running instruction set for dtype. Never fails. */
 CR_HIDDEN const struct cr_kernels *cr_kernels(enum cr_dtype dtype);

@@ -71,6 +71,13 @@ SHAPES = [
     "n1c36h3w4k2_1x1_p1,0x0,2", "n2c20d2h3w4k1_2x2x3_p1", "n0c40w5k2_3",
     # one channel, pixels as vectors
     "n2c1d3h5w40k1_2x3x5_p1_d1x2x2", "n1c1h6w70k1_3x16_p2_wrap", "n2c1h40w41k1_2x2_s3x1", "n1c1h3w700k1_1x30_p29",
+    # tiles that go through the images, of which there are more than pixels of one; and where a phase of stride has few
+    "n19c5h2w3k34_3x3_p1", "n30c6h3w2k7_2x2_s2_pfull", "n17c4d1h2w2k3_1x2x2_p1_wrap", "n9c20h3w2k20_3x3_g20_p1",
+    "n31c3h5w4k40_2x2_p1,0", "n18c9h1w1k140_1x1", "n16c6h6w5k5_5x5",
+    # two and three rows of long vectors
+    "n1c3h2w150k2_3x3_p1", "n1c5h3w149k3_2x3", "n2c2h2w90k40_3x3_p1", "n1c40h2w70k3_2x2", "n1c3w160k2_1",
+    # channels that lie a power of two apart; chunks of taps of which a phase sees none
+    "n2c14h16w16k3_3x3_p1", "n1c3h32w16k20_3x3_s1x2_p1,1x0,1", "n1c2h24w23k96_11x11_s4",
     # no images
     "n0c3w9k4_3", "n0c1w40k1_3", "n0c3h7w6k4_3x2_s2_p1", "n0c4h7w6k4_3x2_g4_p1_wrap",
 ]
