@@ -64,7 +64,8 @@ struct plan {
     int64_t part_bytes, pairs_offset, panel_offset, stage_offset;
     int stages;         /* x is read from a copy */
     int64_t stage_rows; /* the most rows of x, */
-    int64_t stage_row;  /* and pixels of one, that a band reads */
+    int64_t stage_row;  /* and pixels of one, that a band reads; */
+    int64_t stage_images; /* whole images, if it is more than one */
     int spreads;        /* the copy has each channel below every channel of y that reads it */
 };
 
@@ -80,7 +81,7 @@ struct walk {
     int64_t c, c_end;                 /* in-channels [c, c_end) of the group */
     int first_chunk, last_chunk;
     struct cr_tensor x;               /* gather's, or the copy of a part of an image, which begins at */
-    int64_t first_row, first_column, first_channel; /* this row, column and channel of it */
+    int64_t first_image, first_row, first_column, first_channel; /* this image, row, column and channel of it */
     char *stage;
     int64_t image, image_end;
     struct cr_rectangle rectangle;
@@ -200,8 +201,10 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
     struct cr_tile tile = tile_of_walk(walk, taps, begin, finish);
 
     /* A tile lies along a row, or down a column where the rectangle is taller than wide; or goes through the images
-     * where that leaves it few rows: 256 images of 4x4 pixels 11.6 ms, that way 3.4. */
-    const int64_t longest = cr_larger(rows.count, columns.count), few = walk->orientation == DIAGONAL ? 4 : 2;
+     * where that leaves it few rows: 256 images of 4x4 pixels 11.6 ms, that way 3.4. Columns of y through the images
+     * are stored element by element, and a diagonal tile hands vectors on along a row. */
+    const int64_t longest = cr_larger(rows.count, columns.count);
+    const int64_t few = walk->orientation == DIAGONAL || y->channel != 1 ? 4 : 2;
     struct extent along = columns, inner = rows, outer = images;
     if (!pixels && images.count > longest && few * longest <= plan->kernels->rows)
         along = images, inner = columns, outer = rows;
@@ -212,7 +215,7 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
 
     const struct line form = pixels ? line_of(plan->kernels, walk->channels, along.count)
                                     : line_of(plan->kernels, along.count, walk->channels);
-    const int64_t x_first = walk->image * x->batch;
+    const int64_t x_first = (walk->image - walk->first_image) * x->batch;
     const int64_t y_first = walk->image * y->batch + r->target[0] * y->space[0] + r->target[1] * y->space[1] +
                             r->target[2] * y->space[2];
     const void *const a = pixels ? tile.a : cr_at(tile.a, x_first, size);
@@ -338,42 +341,47 @@ static int64_t columns_of(const struct plan *plan, int64_t segment, int64_t *col
     return cr_cut(width, segment % plan->segments + 1, plan->segments);
 }
 
-/* Copies what rows [row, end) of a segment read of in-channels [channel, channel + channels): pixels one after the
- * other with their channels, or, for PIXELS, channels one after the other with their pixels. Spread, channel and
- * channels are those of y. */
+/* Copies what rows [row, end), of a segment or of images from the first row of one on, read of in-channels [channel,
+ * channel + channels): pixels one after the other with their channels, or, for PIXELS, channels one after the other
+ * with their pixels. Spread, channel and channels are those of y. */
 static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t channel, int64_t channels)
 {
     const struct plan *plan = walk->plan;
     const struct cr_tensor *x = plan->gather->x;
     const int64_t size = plan->kernels->size, width = plan->stage_row, segment = row / plan->rows;
-    const int64_t image = segment / plan->segments;
+    const int64_t image = segment / plan->segments, images = cr_ceil_div(end, plan->rows) - segment;
+    const int64_t pixels_of_image = plan->stage_rows * width;
     const int pixels = plan->orientation == PIXELS, lanes = plan->kernels->lanes;
     const int64_t copies = plan->spreads ? plan->gather->in_channels : 1, pixel = pixels ? 1 : copies * channels;
     const int64_t source = plan->spreads ? channel / plan->gather->out_channels * copies : channel;
     int64_t first, last, column, left, right;
 
-    cr_axis_reach(&plan->gather->axis[1], row % plan->rows, (end - 1) % plan->rows + 1, &first, &last);
+    cr_axis_reach(&plan->gather->axis[1], row % plan->rows,
+                  images > 1 ? plan->rows : (end - 1) % plan->rows + 1, &first, &last);
     const int64_t column_end = columns_of(plan, segment, &column);
     cr_axis_reach(&plan->gather->axis[2], column, column_end, &left, &right);
-    assert(last - first <= plan->stage_rows && right - left <= width);
+    assert(last - first <= plan->stage_rows && right - left <= width && images <= plan->stage_images);
     walk->x = (struct cr_tensor){
         .data = walk->stage,
         /* An odd number of vectors: a power of two apart, channels would share few cache sets, and take half as long
          * again. */
-        .channel = pixels          ? (cr_ceil_div(plan->stage_rows * width, lanes) | 1) * lanes
+        .channel = pixels          ? (cr_ceil_div(plan->stage_images * pixels_of_image, lanes) | 1) * lanes
                    : plan->spreads ? channels
                                    : 1,
         .space = {0, width * pixel, pixel},
+        .batch = pixels_of_image * pixel,
     };
+    walk->first_image = image;
     walk->first_row = first;
     walk->first_column = left;
     walk->first_channel = channel;
-    for (int64_t i = first; i < last; i++) {
-        const struct cr_panels to = {.data = cr_at(walk->stage, (i - first) * walk->x.space[1], size),
+    for (int64_t line = 0; line < images * (last - first); line++) {
+        const int64_t n = line / (last - first), i = line % (last - first);
+        const struct cr_panels to = {.data = cr_at(walk->stage, n * walk->x.batch + i * walk->x.space[1], size),
                                      .width = INT64_MAX,
                                      .row = pixels ? walk->x.channel : channels,
                                      .fold = 1};
-        const void *from = cr_at(x->data, image * x->batch + i * x->space[1] + left * x->space[2] +
+        const void *from = cr_at(x->data, (image + n) * x->batch + (first + i) * x->space[1] + left * x->space[2] +
                                               source * x->channel, size);
         if (plan->spreads)
             plan->kernels->spread(&(struct cr_spread){.source = from,
@@ -449,7 +457,8 @@ static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64
             }
             for (int64_t start = row, next; start < end; start = next) {
                 next = cr_smaller(start + band, end);
-                if (plan->stages) next = cr_smaller(next, (start / plan->rows + 1) * plan->rows);
+                if (plan->stages && (plan->stage_images == 1 || start % plan->rows))
+                    next = cr_smaller(next, (start / plan->rows + 1) * plan->rows);
                 for (int64_t i = panel; i < panel_end; i++) {
                     select_panel(walk, i);
                     if (plan->stages && plan->orientation == DIAGONAL)
@@ -543,7 +552,8 @@ static double filling(int64_t extent, int lanes)
 }
 
 /* Whether a copy of what some rows of a segment read, of so many channels, fits STAGE_BYTES; then how they are cut. A
- * segment is as wide as leaves room for twice the rows that one row of y reads, so that few are copied twice.
+ * segment is as wide as leaves room for twice the rows that one row of y reads, so that few are copied twice. Of small
+ * images several are copied together.
  * spare: pixels that a channel has too many. */
 static int set_stage(struct plan *plan, int64_t channels, int64_t spare)
 {
@@ -559,7 +569,12 @@ static int set_stage(struct plan *plan, int64_t channels, int64_t spare)
     plan->segments = cr_ceil_div(width->targets, columns);
     plan->stage_row = cr_larger(1, cr_axis_sources(width, cr_ceil_div(width->targets, plan->segments)));
     plan->stage_rows = cr_smaller(height->sources, pixels / plan->stage_row);
-    plan->band = cr_ceil_div(plan->rows, cr_ceil_div(plan->rows, cr_axis_targets(height, plan->stage_rows)));
+    plan->stage_images = plan->segments > 1 || plan->stage_rows < height->sources
+                             ? 1
+                             : cr_larger(1, cr_smaller(plan->gather->N, pixels / (plan->stage_rows * plan->stage_row)));
+    plan->band = plan->stage_images > 1
+                     ? plan->stage_images * plan->rows
+                     : cr_ceil_div(plan->rows, cr_ceil_div(plan->rows, cr_axis_targets(height, plan->stage_rows)));
     return 1;
 }
 
@@ -593,31 +608,38 @@ static int64_t pixels_of_line(const struct plan *plan)
     return one_line ? height->targets * width->targets : cr_ceil_div(width->targets, width->phases);
 }
 
+/* The share if pixels of a line fill them. Pixels at borders see other taps each, and go by channels; where y lies by
+ * channels, vectors are transposed, which takes as long as 5 terms of their sums. */
+static double filling_by_pixels(const struct plan *plan, double by_channels)
+{
+    const struct cr_gather *gather = plan->gather;
+    const int64_t line = pixels_of_line(plan);
+    const double terms = (double)gather->in_channels * (double)plan->taps;
+    const double transposing = gather->y->channel == 1 ? 1 + 5 / terms : 1;
+    const double border = plan->taps == 1 ? 0 : 1 - (double)cr_axis_inside(&gather->axis[2]) / (double)line;
+    return 1 / (transposing / filling(line, plan->kernels->lanes) + border / by_channels);
+}
+
 /* Which tiles, and whether x is copied for them. */
 static void choose_tiles(struct plan *plan)
 {
     const struct cr_gather *gather = plan->gather;
     const struct cr_axis *width = &gather->axis[2];
     const int lanes = plan->kernels->lanes;
-    const int64_t line = pixels_of_line(plan);
     const int by_channel = gather->x->channel == 1;
     const int by_pixel = cr_axis_source_step(width) * gather->x->space[2] == 1;
     const double used = (double)gather->out_channels * (double)plan->taps /
                         (width->backward ? 1 : (double)width->stride * (double)gather->axis[1].stride);
     const int scattered = gather->x->channel * plan->kernels->size % SCATTERING == 0 && gather->in_channels > WAYS;
     const int copy_pays = !by_channel && gather->in_channels >= lanes && used >= WORTH_STAGING;
-    /* Where y lies by channels, vectors of pixels are transposed, which takes as long as 5 terms of their sums. */
-    const double terms = (double)gather->in_channels * (double)plan->taps;
-    const double transposing = gather->y->channel == 1 ? 1 + 5 / terms : 1;
-    const double by_channels = filling(gather->out_channels, lanes), by_pixels = filling(line, lanes) / transposing;
-    /* Pixels at borders, each of which sees other taps, go by channels. */
-    const double border = plan->taps == 1 ? 0 : 1 - (double)cr_axis_inside(width) / (double)line;
+    const double by_channels = filling(gather->out_channels, lanes), by_pixels = filling_by_pixels(plan, by_channels);
+    const double worthwhile = copy_pays ? (plan->taps > 1 ? 1.1 : 1) : gather->y->channel == 1 ? 1 : 0.8;
 
     plan->stages = 0;
     plan->segments = 1;
     plan->orientation = CHANNELS;
     /* Rows as long as the longest tile are fastest where they lie: 64 channels of 16,000 pixels 299 us, copied 512. */
-    const int long_rows = by_pixel && line >= plan->kernels->row_columns;
+    const int long_rows = by_pixel && pixels_of_line(plan) >= plan->kernels->row_columns;
     if (is_depthwise(gather) && (by_channel || (!long_rows && gather->groups >= lanes &&
                                                 set_stage(plan, plan->kernels->columns, 0)))) {
         plan->orientation = DIAGONAL;
@@ -626,11 +648,11 @@ static void choose_tiles(struct plan *plan)
                set_stage(plan, groups_of_tile(plan) * gather->out_channels * gather->in_channels, 0)) {
         plan->orientation = DIAGONAL;
         plan->stages = plan->spreads = 1;
-    } else if (by_pixel && by_pixels > by_channels * (copy_pays ? (plan->taps > 1 ? 1.1 : 1) : gather->y->channel == 1 ? 1 : 0.8)) {
+    } else if (by_pixel && by_pixels > worthwhile * by_channels) {
         plan->orientation = PIXELS;
         plan->stages = scattered && plan->taps > 1 && set_stage(plan, plan->channel_chunk, 2 * lanes);
     } else if (!by_pixel && cr_axis_source_step(width) == 1 && gather->in_channels > 1 &&
-               1 / by_pixels + border / by_channels < 0.5 / by_channels && set_stage(plan, plan->channel_chunk, 2 * lanes)) {
+               by_pixels > 2 * by_channels && set_stage(plan, plan->channel_chunk, 2 * lanes)) {
         plan->orientation = PIXELS;
         plan->stages = 1;
     } else if (copy_pays)
@@ -654,6 +676,10 @@ static void set_blocks(struct plan *plan, int parts)
                                      parts > 1 ? cr_ceil_div(8 * parts, gather->N * plan->rows) : 1);
     plan->segments = cr_larger(plan->segments, cr_smaller(wanted, gather->axis[2].targets / SEGMENT_LEAST));
     row_bytes /= (double)plan->segments;
+    if (plan->stages && plan->segments > 1) {
+        plan->stage_images = 1;
+        plan->band = cr_smaller(plan->band, plan->rows);
+    }
     const int64_t rows = gather->N * plan->segments * plan->rows;
 
     const int64_t most = cr_larger(1, BATCH_BYTES / (plan->tap_chunk * plan->channel_chunk * plan->panel_row * size));
