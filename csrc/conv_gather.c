@@ -33,7 +33,8 @@ enum { BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18, STAGE_BYTES = 1 << 18 };
 enum { SEGMENT_LEAST = 128 };
 
 /* Multiply-adds with each element of x from which on a transposed copy of it pays: it costs a third of a cycle, and a
- * cache line of its own for each element that is read where it lies costs more. */
+ * cache line of its own for each element that is read where it lies costs more. Half as many lanes' time saved pays,
+ * where x could be read where it lies. */
 enum { WORTH_STAGING = 16 };
 
 /* Bytes: channels some multiple of it apart, more than a first-level cache has ways, are copied to lie otherwise. */
@@ -652,7 +653,8 @@ static void choose_tiles(struct plan *plan)
         plan->orientation = PIXELS;
         plan->stages = scattered && plan->taps > 1 && set_stage(plan, plan->channel_chunk, 2 * lanes);
     } else if (!by_pixel && cr_axis_source_step(width) == 1 && gather->in_channels > 1 &&
-               by_pixels > 2 * by_channels && set_stage(plan, plan->channel_chunk, 2 * lanes)) {
+               2 * used * (1 / by_channels - 1 / by_pixels) > WORTH_STAGING &&
+               set_stage(plan, plan->channel_chunk, 2 * lanes)) {
         plan->orientation = PIXELS;
         plan->stages = 1;
     } else if (copy_pays)
