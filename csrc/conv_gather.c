@@ -77,7 +77,8 @@ struct walk {
     char *panels;                     /* where they lie, */
     int64_t first_panel;              /* this one first */
     void *panel;                      /* the chunk of the one at work */
-    int64_t group, channel, channels; /* it: y's channels [channel, channel + channels) of a group */
+    int64_t group, channel, channels; /* it: y's channels [channel, channel + channels) of a group, */
+    int64_t batch_channel, batch_end; /* of which the batch has these */
     int64_t tap, tap_end;             /* the chunk: taps [tap, tap_end), */
     int64_t c, c_end;                 /* in-channels [c, c_end) of the group */
     int first_chunk, last_chunk;
@@ -187,6 +188,18 @@ static void join(struct extent *outer, struct extent *inner)
     outer->count = 1;
 }
 
+/* The channels of y that tiles of so many pixels go over: those of the panel, or, as one to three rows are too few for
+ * a panel's width, of several panels at once, and of the others none. */
+static int64_t channels_of_tiles(const struct walk *walk, int64_t pixels)
+{
+    const struct plan *plan = walk->plan;
+    const int64_t panels = cr_larger(1, cr_columns(plan->kernels, pixels) / plan->panel_channels);
+    const int64_t width = panels * plan->panel_channels;
+
+    if ((walk->channel - walk->batch_channel) % width) return 0;
+    return cr_larger(walk->channels, cr_smaller(width, walk->batch_end - walk->channel));
+}
+
 /* All tiles of the rectangle, in images [image, image_end), of the steps gathered so far. */
 static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int begin, int finish)
 {
@@ -214,8 +227,10 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
     join(&inner, &along);
     if (inner.count == 1) join(&outer, &along);
 
-    const struct line form = pixels ? line_of(plan->kernels, walk->channels, along.count)
-                                    : line_of(plan->kernels, along.count, walk->channels);
+    const int64_t channels = walk->orientation == CHANNELS ? channels_of_tiles(walk, along.count) : walk->channels;
+    if (channels == 0) return;
+    const struct line form = pixels ? line_of(plan->kernels, channels, along.count)
+                                    : line_of(plan->kernels, along.count, channels);
     const int64_t x_first = (walk->image - walk->first_image) * x->batch;
     const int64_t y_first = walk->image * y->batch + r->target[0] * y->space[0] + r->target[1] * y->space[1] +
                             r->target[2] * y->space[2];
@@ -228,6 +243,7 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
         tile.c_column = along.y;
     else {
         tile.a_row = along.x;
+        tile.b_gap = plan->from_panels ? plan->panel_next - plan->panel_channels : 0;
         tile.c_row = along.y;
     }
     for (int64_t i = 0; i < outer.count; i++)
@@ -444,6 +460,9 @@ static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64
     const int64_t band = plan->stages || panel_end - panel > 1 ? plan->band : end - row;
 
     walk->first_panel = plan->whole ? 0 : panel;
+    walk->batch_channel = panel % plan->panels_of_group * plan->panel_channels;
+    walk->batch_end = cr_smaller(plan->vector_channels,
+                                 walk->batch_channel + (panel_end - panel) * plan->panel_channels);
     for (walk->tap = 0; walk->tap < plan->taps; walk->tap = walk->tap_end) {
         walk->tap_end = cr_smaller(walk->tap + plan->tap_chunk, plan->taps);
         for (walk->c = 0; walk->c < gather->in_channels; walk->c = walk->c_end) {
@@ -737,8 +756,8 @@ static struct plan plan_of(const struct cr_gather *gather)
     return plan;
 }
 
-/* Panels of so many channels of y, and how they lie. */
-static void set_panels(struct plan *plan, int64_t panel_channels)
+/* The panels, and how they lie. */
+static void set_panels(struct plan *plan)
 {
     const struct cr_gather *gather = plan->gather;
     const int diagonal = plan->orientation == DIAGONAL, alone = !diagonal && plan->whole && has_narrow_groups(plan);
@@ -746,7 +765,7 @@ static void set_panels(struct plan *plan, int64_t panel_channels)
     const int64_t columns =
         diagonal || alone ? groups_of_tile(plan) * gather->out_channels : plan->kernels->columns;
 
-    plan->panel_channels = diagonal ? columns : panel_channels;
+    plan->panel_channels = diagonal ? columns : plan->kernels->columns;
     plan->vector_channels = diagonal ? channels : gather->out_channels;
     plan->panels_of_group = cr_ceil_div(plan->vector_channels, plan->panel_channels);
     plan->panels = plan->panels_of_group * (diagonal ? 1 : gather->groups);
@@ -771,8 +790,7 @@ static void set_plan(struct plan *plan, int parts)
                    (plan->orientation == CHANNELS && (gather->w->batch != 1 || pixels > 2 * kernels->rows)) ||
                    (plan->orientation == PIXELS && gather->axis[2].kernel > 1 && pixels > 2 * kernels->rows));
     plan->from_panels = plan->packs || plan->whole;
-    set_panels(plan, plan->orientation == CHANNELS && !plan->from_panels && pixels == 1 ? kernels->row_columns
-                                                                                       : kernels->columns);
+    set_panels(plan);
     set_blocks(plan, parts);
 }
 
@@ -804,7 +822,7 @@ static struct plan plan_of_panels(const struct cr_gather *gather)
     struct plan plan = plan_of(gather);
     plan.orientation = has_narrow_groups(&plan) ? DIAGONAL : CHANNELS;
     plan.packs = plan.whole = 1;
-    set_panels(&plan, plan.kernels->columns);
+    set_panels(&plan);
     plan.batch = plan.panels;
     return plan;
 }
