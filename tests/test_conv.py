@@ -78,6 +78,10 @@ SHAPES = [
     "n1c3h2w150k2_3x3_p1", "n1c5h3w149k3_2x3", "n2c2h2w90k40_3x3_p1", "n1c40h2w70k3_2x2", "n1c3w160k2_1",
     # channels that lie a power of two apart; chunks of taps of which a phase sees none
     "n2c14h16w16k3_3x3_p1", "n1c3h32w16k20_3x3_s1x2_p1,1x0,1", "n1c2h24w23k96_11x11_s4",
+    # few channels and taps as rows of dw, from a copy of x that several panels read, slice by slice, block by block
+    "n2c3d4h5w6k70_2x3x3_p1", "n2c4h9w9k34_3x3_g2_p1", "n1c12h5w9k21_2x5_g3_s2_p2",
+    # few pixels, and more channels of y than a panel has
+    "n1c5h2w2k300_3x3_p1", "n1c300h1w3k130_1x3_p1", "n1c4h3w3k140_3x3_p2_g2", "n1c3h1w1k160_3x3_p1",
     # no images
     "n0c3w9k4_3", "n0c1w40k1_3", "n0c3h7w6k4_3x2_s2_p1", "n0c4h7w6k4_3x2_g4_p1_wrap",
 ]
@@ -92,7 +96,7 @@ SHAPES += [f"n1c{size}w5k{size}_2_g{size}" for size in SIZES]
 # Rows of y that are cut into segments, in whole and in copied rows of x: too many sums for bounds that hold by chance.
 LONG_ROWS = ["n1c32w2500k3_3_p1", "n1c70w1100k40_5_p2", "n1c40w700k2_4_s2_p1", "n1c9h3w2100k20_2x3_p1_s1x3",
              "n1c24w1900k24_9_g24_p4", "n1c1w40000k20_3_s2", "n1c1w300k20_64_p63",
-             "n3c33w600k5_2"]
+             "n3c33w600k5_2", "n1c3h30w40k70_3x3_p1", "n2c6h9w70k66_3x3_g2_p1"]
 
 
 @pytest.mark.parametrize("text", SHAPES + LONG_ROWS)
