@@ -24,6 +24,9 @@ enum { PIXELS = 512, PACKED_X_BYTES = 1088 * 1024, BATCH_BYTES = 256 * 1024 };
  * channels, of a 3x3 kernel with a stride of 2, 1.2 MiB. */
 enum { STAGE_BYTES = 2048 * 1024 };
 
+/* dy is packed for more tiles of rows than that. */
+enum { UNITS_IN_PLACE = 4 };
+
 /* Fewer tiles than FEW, of a dw of so many elements, are summed in segments until there are SHARES of them. */
 enum { FEW = 8, SHARES = 16, SEGMENT_ELEMENTS = 1024 };
 
@@ -50,6 +53,7 @@ struct plan {
     int even_rows;                    /* the rows of a tile are evenly apart, in A and in dw, past the end of a tap */
     int64_t a_row, dw_row, dw_column; /* how far; and columns, in dw */
     int64_t units, chunk;             /* of a panel, tiles of a group of taps; those walked at a time */
+    int64_t tiles;                    /* of all panels, if none were wider than a tile of any number of rows */
     int64_t lines, line_block, width, width_block; /* (image, depth, height) and columns of dy; of a block */
     int64_t line_blocks;              /* of all lines; of them, segments take an equal share each */
     int segments;
@@ -685,11 +689,17 @@ static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
     plan->row_block = cr_ceil_div(plan->rows, plan->blocks);
     plan->units = taps / plan->joined * plan->blocks;
 
-    plan->panel_channels = plan->diagonal ? cr_groups_of_tile(kernels, K) * K : kernels->columns;
+    /* One to three rows, such as the ones of a bias, are too few for a panel's width where nothing is packed. */
+    const int in_place = plan->exchanged ? !plan->stages_x : dy->channel == 1 && plan->units <= UNITS_IN_PLACE;
+    plan->panel_channels = plan->diagonal ? cr_groups_of_tile(kernels, K) * K
+                           : in_place     ? cr_columns(kernels, plan->rows)
+                                          : kernels->columns;
     plan->vector_channels = plan->diagonal ? conv->K : plan->exchanged ? C : K;
     plan->stage_pixel = plan->spreads ? C * plan->panel_channels : plan->stages_group ? C : kernels->columns;
     plan->panels_of_group = cr_ceil_div(plan->vector_channels, plan->panel_channels);
     plan->panels = plan->panels_of_group * (plan->diagonal ? 1 : conv->groups);
+    const int64_t columns = plan->diagonal ? plan->panel_channels : kernels->columns;
+    plan->tiles = (plan->diagonal ? 1 : conv->groups) * cr_ceil_div(plan->vector_channels, columns) * plan->units;
 }
 
 /* The blocks of pixels, and the segments of lines: if there are few tiles, and small ones, so that threads would have
@@ -697,7 +707,7 @@ static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
 static void plan_pixels(struct plan *plan, const struct cr_conv *conv, const struct cr_tensor *dw)
 {
     const struct cr_kernels *kernels = plan->kernels;
-    const int64_t taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2], tiles = plan->panels * plan->units;
+    const int64_t taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2];
     const int64_t pixels = PIXELS * (plan->along_pixels ? kernels->columns : 1); /* as many to an accumulator */
 
     plan->lines = conv->N * conv->out[0] * conv->out[1];
@@ -708,8 +718,8 @@ static void plan_pixels(struct plan *plan, const struct cr_conv *conv, const str
 
     plan->segments = 1;
     plan->segment_elements = 0;
-    if (tiles < FEW && taps * plan->in_channels * conv->K <= SEGMENT_ELEMENTS)
-        plan->segments = (int)cr_larger(1, cr_smaller(plan->line_blocks, cr_ceil_div(SHARES, tiles)));
+    if (plan->tiles < FEW && taps * plan->in_channels * conv->K <= SEGMENT_ELEMENTS)
+        plan->segments = (int)cr_larger(1, cr_smaller(plan->line_blocks, cr_ceil_div(SHARES, plan->tiles)));
     plan->dw = dw;
     plan->copies_dw =
         plan->segments > 1 || (plan->stages_group && dw->space[2] != plan->in_channels * dw->channel);
@@ -732,8 +742,8 @@ static void plan_operands(struct plan *plan, const struct cr_conv *conv)
 
     /* Packed, a line of the panel is next to the line before; worth a copy where it is read several times. Of x that is
      * so for a kernel of one tap: of others, each tap would need a copy of its own. */
-    plan->packs_dy = !plan->along_pixels && !plan->exchanged &&
-                     (dy->channel != 1 || (!plan->diagonal && plan->panels_of_group > 1 && plan->units > 4));
+    const int often = !plan->diagonal && plan->panels_of_group > 1 && plan->units > UNITS_IN_PLACE;
+    plan->packs_dy = !plan->along_pixels && !plan->exchanged && (dy->channel != 1 || often);
     plan->packs_x = taps == 1 && !plan->exchanged && conv->groups == 1 && plan->panels_of_group > 4;
     plan->even_rows =
         C == 1 || (dw->space[2] == C * dw->channel &&

@@ -193,8 +193,7 @@ static void join(struct extent *outer, struct extent *inner)
 static int64_t channels_of_tiles(const struct walk *walk, int64_t pixels)
 {
     const struct plan *plan = walk->plan;
-    const int64_t panels = cr_larger(1, cr_columns(plan->kernels, pixels) / plan->panel_channels);
-    const int64_t width = panels * plan->panel_channels;
+    const int64_t width = cr_columns(plan->kernels, pixels);
 
     if ((walk->channel - walk->batch_channel) % width) return 0;
     return cr_larger(walk->channels, cr_smaller(width, walk->batch_end - walk->channel));

@@ -151,7 +151,7 @@ struct cr_kernels {
     int columns;   /* columns of a tile of any m <= rows: the width of a packed panel; a multiple of lanes */
     int row_columns; /* columns of a product tile of one row, >= few_columns */
     int few_rows;    /* columns of one of 2 to few_rows rows: */
-    int few_columns; /* >= columns */
+    int few_columns; /* a multiple of columns, as is row_columns */
 
     void (*product)(const struct cr_tile *tile);
     void (*diagonal)(const struct cr_tile *tile);

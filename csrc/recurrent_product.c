@@ -119,7 +119,7 @@ void cr_product(const struct cr_product *product, int64_t first, int64_t end, in
     const int64_t width = panels->width, size = b->kernels->size;
     const int in_turn = b->unpacked.data != NULL;
     const int64_t most =
-        product->rows.inner == 1 && b->column == 1 && !in_turn ? b->kernels->row_columns : width;
+        b->column == 1 && !in_turn ? cr_columns(b->kernels, product->rows.inner) : width;
     struct cr_tile tile = {
         .steps = &step,
         .batch = 1,

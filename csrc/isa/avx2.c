@@ -6,5 +6,5 @@
 #define CR_VECTOR_BYTES 32
 #define CR_TILE_ROWS 6
 #define CR_TILE_VECTORS 2
-#define CR_FEW_VECTORS 3
+#define CR_FEW_ROWS 2
 #include "../kernels/kernels.inc"

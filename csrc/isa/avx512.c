@@ -6,5 +6,5 @@
 #define CR_VECTOR_BYTES 64
 #define CR_TILE_ROWS 14
 #define CR_TILE_VECTORS 2
-#define CR_FEW_VECTORS 4
+#define CR_FEW_ROWS 3
 #include "../kernels/kernels.inc"

@@ -3,5 +3,5 @@
 #define CR_VECTOR_BYTES 16
 #define CR_TILE_ROWS 6
 #define CR_TILE_VECTORS 2
-#define CR_FEW_VECTORS 3
+#define CR_FEW_ROWS 2
 #include "../kernels/kernels.inc"
