@@ -690,15 +690,19 @@ static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
     plan->units = taps / plan->joined * plan->blocks;
 
     /* One to three rows, such as the ones of a bias, are too few for a panel's width where nothing is packed. */
-    const int in_place = plan->exchanged ? !plan->stages_x : dy->channel == 1 && plan->units <= UNITS_IN_PLACE;
-    plan->panel_channels = plan->diagonal ? cr_groups_of_tile(kernels, K) * K
-                           : in_place     ? cr_columns(kernels, plan->rows)
-                                          : kernels->columns;
+    const int in_place = plan->exchanged || plan->diagonal
+                             ? !plan->stages_x
+                             : dy->channel == 1 && plan->units <= UNITS_IN_PLACE;
+    const int64_t columns = plan->diagonal ? cr_groups_of_tile(kernels, K) * K : kernels->columns;
+    plan->panel_channels = in_place ? cr_columns(kernels, plan->rows) : columns;
     plan->vector_channels = plan->diagonal ? conv->K : plan->exchanged ? C : K;
     plan->stage_pixel = plan->spreads ? C * plan->panel_channels : plan->stages_group ? C : kernels->columns;
     plan->panels_of_group = cr_ceil_div(plan->vector_channels, plan->panel_channels);
+    if (in_place) { /* as wide as each other, in vectors */
+        const int64_t vectors = cr_ceil_div(plan->vector_channels, kernels->lanes);
+        plan->panel_channels = cr_ceil_div(vectors, cr_larger(1, plan->panels_of_group)) * kernels->lanes;
+    }
     plan->panels = plan->panels_of_group * (plan->diagonal ? 1 : conv->groups);
-    const int64_t columns = plan->diagonal ? plan->panel_channels : kernels->columns;
     plan->tiles = (plan->diagonal ? 1 : conv->groups) * cr_ceil_div(plan->vector_channels, columns) * plan->units;
 }
 

@@ -66,7 +66,7 @@ struct cr_tile {
     int64_t b_n;                 /* dots: stride of B along n; along k it is 1 */
     int64_t b_gap;               /* few rows: so far apart lie the columns of a tile of any m, and the next */
     int64_t c_row, c_column;     /* strides of C along m and n; any */
-    int m, n;                    /* 1 <= m <= rows of the table, 1 <= n <= columns, of a product cr_columns */
+    int m, n;                    /* 1 <= m <= rows of the table, 1 <= n <= columns, cr_columns of them */
     int accumulate;              /* add to C rather than overwrite it */
     enum cr_activation activation;
     const void *bias_row;    /* [m], contiguous; or NULL */

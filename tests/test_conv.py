@@ -36,6 +36,7 @@ SHAPES = [
     "n1c19h7w8k38_3x3_g19_p1_flip", "n3c16h4w4k16_4x4_g16_p2",
     # depthwise rows longer than a tile, kernels of few and many taps, vectors of channels that are not full
     "n1c20h4w33k20_3x3_g20_p1", "n2c40h5w17k40_2x7_g40_p3", "n1c36h3w24k36_3x5_g36_p2_d2",
+    "n2c100h4w9k100_3x3_g100_p1", "n1c70h5w8k70_2x2_g70_s2",
     # narrow groups: vectors across them, of several outputs or inputs a group, of three and of five that leave columns
     "n2c36h6w7k36_3x3_g9_p1", "n1c24h5w6k72_3x2_g24_s2x1_p1", "n1c72w11k24_3_g24_p1_d2", "n1c33h4w9k33_1x3_g11_flip",
     "c40h4w5k40_1x1_g20", "n1c50h5w4k50_3x3_g10_p2,0x1_nobias", "n1c36d2h3w4k36_2x2x2_g9", "n1c36w7k36_3_g9_p1_edge",
