@@ -209,6 +209,22 @@ _CONVOLUTIONS = (
     "1,32,112,112,32,3,1,1,32", "1,512,14,14,512,3,1,1,512", "1,1,1024,1024,1,11,1,5,1", "8,3,32,32,16,5,1,2,1",
 )
 
+#: What else networks have: first layers, the 1x1, strided, grouped and depthwise layers of networks for small devices,
+#: large kernels, few channels, one channel, batches of small images, and numbers of channels that fill no vectors.
+_OTHER_CONVOLUTIONS = (
+    "1,3,224,224,64,3,1,1,1", "1,3,224,224,32,3,2,1,1", "1,3,224,224,96,4,4,0,1", "1,3,227,227,96,11,4,0,1",
+    "32,3,32,32,64,3,1,1,1", "64,1,32,32,6,5,1,0,1", "64,6,14,14,16,5,1,0,1", "32,1,28,28,32,3,1,0,1",
+    "100,1,28,28,20,5,1,0,1", "100,20,12,12,50,5,1,0,1", "256,128,4,4,128,3,1,1,1", "16,128,8,8,128,4,2,1,1",
+    "1000,4,5,5,8,3,1,0,1", "128,256,1,1,256,1,1,0,1", "1,512,1,1,512,1,1,0,1", "1,64,56,56,128,3,2,1,1",
+    "1,256,14,14,512,3,2,1,1", "1,16,112,112,96,1,1,0,1", "1,96,56,56,24,1,1,0,1", "1,192,28,28,32,1,1,0,1",
+    "1,960,7,7,320,1,1,0,1", "1,256,56,56,64,1,1,0,1", "1,2048,7,7,512,1,1,0,1", "1,96,112,112,96,3,2,1,96",
+    "1,144,56,56,144,3,1,1,144", "1,192,28,28,192,5,2,2,192", "1,960,7,7,960,3,1,1,960", "1,96,56,56,96,7,1,3,96",
+    "1,128,56,56,128,3,1,1,32", "1,256,28,28,256,3,1,1,32", "1,96,56,56,192,2,2,0,1", "1,20,40,40,20,3,1,1,1",
+    "1,100,20,20,100,3,1,1,1", "4,10,50,50,10,5,1,2,1", "1,64,27,27,192,5,1,2,1", "1,128,17,17,192,7,1,3,1",
+    "1,48,80,80,48,5,1,2,1", "1,64,56,56,1,3,1,1,1", "1,64,112,112,3,9,1,4,1", "1,32,224,224,2,1,1,0,1",
+    "1,1,512,512,16,7,1,3,1", "1,1,512,512,1,3,1,1,1", "1,16,256,256,16,3,1,1,1", "1,64,224,224,64,3,1,1,1",
+)
+
 #: One row and batches, from weights that fit the first cache to some that no second cache holds.
 _SEQUENCES = tuple(f"{cell} {sizes}" for cell in GATES for sizes in (
     "1,1,64,128", "100,1,64,128", "50,32,64,128", "50,32,128,512", "25,16,512,512", "25,32,1024,1024", "150,16,256,256",
@@ -232,10 +248,12 @@ SETS = {
     "conv-backward": CaseSet("conv", "backward", _CONVOLUTIONS),
     "conv-data": CaseSet("conv", "backward_data", _CONVOLUTIONS),
     "conv-weights": CaseSet("conv", "backward_weights", _CONVOLUTIONS),
+    "conv-more": CaseSet("conv", "forward", _OTHER_CONVOLUTIONS),
+    "conv-more-backward": CaseSet("conv", "backward", _OTHER_CONVOLUTIONS),
     "rnn": CaseSet("rnn", "inference", _SEQUENCES),
     "rnn-train": CaseSet("rnn", "training", _SEQUENCES),
     "step": CaseSet("rnn", "step", _STEPS),
 }
 
-#: Those it takes if none is named; the other two are parts of "conv-backward".
+#: Those it takes if none is named: "conv-data" and "conv-weights" are parts of "conv-backward", and more is more.
 USUAL_SETS = ("conv", "conv-backward", "rnn", "rnn-train", "step")
