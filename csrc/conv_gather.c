@@ -4,7 +4,7 @@
  * strips along its borders. In a rectangle the taps are one list of steps for the tile, so neither padding nor the
  * stride phases cost a multiplication. Three ways to hold a part of y in a tile:
  *
- *     CHANNELS   m pixels x n channels of y
+ *     CHANNELS   m pixels x n channels of y: of a row, a column, or as many images; few pixels, several panels' channels
  *     PIXELS     m channels of y x n pixels of a row, for few channels; a border column, narrower than a vector, goes
  *                by CHANNELS
  *     DIAGONAL   m pixels x n channels of narrow groups, one of x per channel of y: of a depthwise convolution, or of
@@ -33,8 +33,8 @@ enum { BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18, STAGE_BYTES = 1 << 18 };
 enum { SEGMENT_LEAST = 128 };
 
 /* Multiply-adds with each element of x from which on a transposed copy of it pays: it costs a third of a cycle, and a
- * cache line of its own for each element that is read where it lies costs more. Half as many lanes' time saved pays,
- * where x could be read where it lies. */
+ * cache line of its own for each element that is read where it lies costs more. For vectors that are better filled, a
+ * copy pays if they save half as many. */
 enum { WORTH_STAGING = 16 };
 
 /* Bytes: channels some multiple of it apart, more than a first-level cache has ways, are copied to lie otherwise. */

@@ -16,7 +16,7 @@
  *     the same, of one channel             diagonal  x: taps x pixels        dy: 1 x pixels          lanes of dw
  *     the same by Winograd, at a point     product   x, evaluated: C x tiles dy, evaluated: tiles x K C x K, or
  *                                                    x and dy exchanged
- *     conv backward_bias                   product   1 (strides 0)           dy, packed           db: 1 x K
+ *     conv backward_bias                   product   1 (strides 0)           dy                   db: 1 x K
  *     recurrent, input part                product   x: (T, B) x I        w_ih: I x G*H        gates: (T, B) x G*H
  *     recurrent, step t                    product   h[t-1]: B x R           w_hh: R x G*H           gates: B x G*H
  *     the same, one row of one step        dots      1 x R                   w_hh: G*H x R           1 x G*H
