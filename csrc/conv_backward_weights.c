@@ -690,9 +690,9 @@ static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
     plan->units = taps / plan->joined * plan->blocks;
 
     /* One to three rows, such as the ones of a bias, are too few for a panel's width where nothing is packed. */
-    const int in_place = plan->exchanged || plan->diagonal
-                             ? !plan->stages_x
-                             : dy->channel == 1 && plan->units <= UNITS_IN_PLACE;
+    const int in_place = plan->diagonal    ? by_channel && !plan->spreads
+                         : plan->exchanged ? !plan->stages_x
+                                           : dy->channel == 1 && plan->units <= UNITS_IN_PLACE;
     const int64_t columns = plan->diagonal ? cr_groups_of_tile(kernels, K) * K : kernels->columns;
     plan->panel_channels = in_place ? cr_columns(kernels, plan->rows) : columns;
     plan->vector_channels = plan->diagonal ? conv->K : plan->exchanged ? C : K;
