@@ -251,13 +251,13 @@ def test_load_state_dict_takes_names():
 
 
 def test_sequential_params_are_the_layers_own():
-    conv, linear = cr.Conv2d(1, 2, 3), cr.Linear(2, 3)
+    conv, linear = cr.Conv2d(1, 2, 3, rng=0), cr.Linear(2, 3, rng=0)
     net = cr.Sequential(cr.Sequential(conv, cr.ReLU()), linear)
     assert list(net.params) == ["0.0.weight", "0.0.bias", "1.weight", "1.bias"]
     assert net.params["0.0.weight"] is conv.params["weight"]
     before = linear(np.ones(2, np.float32))
     net.params["1.bias"][...] += 1
-    np.testing.assert_allclose(linear(np.ones(2, np.float32)), before + 1, rtol=1e-6)
+    np.testing.assert_allclose(linear(np.ones(2, np.float32)), before + 1, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
