@@ -627,7 +627,7 @@ static int64_t pixels_of_line(const struct plan *plan)
     return one_line ? height->targets * width->targets : cr_ceil_div(width->targets, width->phases);
 }
 
-/* The share if pixels of a line fill them. Pixels at borders see other taps each, and go by channels; where y lies by
+/* The same if pixels of a line fill vectors. Pixels at borders see other taps each, and go by channels; where y lies by
  * channels, vectors are transposed, which takes as long as 5 terms of their sums. */
 static double filling_by_pixels(const struct plan *plan, double by_channels)
 {

@@ -150,8 +150,8 @@ struct cr_kernels {
     int rows;      /* the most rows of a tile */
     int columns;   /* columns of a tile of any m <= rows: the width of a packed panel; a multiple of lanes */
     int row_columns; /* columns of a product tile of one row, >= few_columns */
-    int few_rows;    /* columns of one of 2 to few_rows rows: */
-    int few_columns; /* a multiple of columns, as is row_columns */
+    int few_columns; /* of one of 2 to few_rows rows; a multiple of columns, as is row_columns */
+    int few_rows;
 
     void (*product)(const struct cr_tile *tile);
     void (*diagonal)(const struct cr_tile *tile);
