@@ -4,7 +4,8 @@
  * strips along its borders. In a rectangle the taps are one list of steps for the tile, so neither padding nor the
  * stride phases cost a multiplication. Three ways to hold a part of y in a tile:
  *
- *     CHANNELS   m pixels x n channels of y: of a row, a column, or as many images; few pixels, several panels' channels
+ *     CHANNELS   m pixels x n channels of y, pixels of a row, of a column or of as many images; of few pixels, channels
+ *                of several panels
  *     PIXELS     m channels of y x n pixels of a row, for few channels; a border column, narrower than a vector, goes
  *                by CHANNELS
  *     DIAGONAL   m pixels x n channels of narrow groups, one of x per channel of y: of a depthwise convolution, or of
