@@ -65,8 +65,9 @@ struct plan {
     char *workspace;                        /* [parts] of part_bytes */
     int64_t part_bytes, pairs_offset, panel_offset, stage_offset;
     int stages;         /* x is read from a copy */
-    int64_t stage_rows; /* the most rows of x, */
-    int64_t stage_row;  /* and pixels of one, that a band reads; */
+    int64_t stage_slices; /* the most slices of x, */
+    int64_t stage_rows;   /* rows of one, */
+    int64_t stage_row;    /* and pixels of one, that a band reads; */
     int64_t stage_images; /* whole images, if it is more than one */
     int spreads;        /* the copy has each channel below every channel of y that reads it */
 };
@@ -84,7 +85,7 @@ struct walk {
     int64_t c, c_end;                 /* in-channels [c, c_end) of the group */
     int first_chunk, last_chunk;
     struct cr_tensor x;               /* gather's, or the copy of a part of an image, which begins at */
-    int64_t first_image, first_row, first_column, first_channel; /* this image, row, column and channel of it */
+    int64_t first_image, first[3], first_channel; /* this image, slice, row, column and channel of it */
     char *stage;
     int64_t image, image_end;
     struct cr_rectangle rectangle;
@@ -302,8 +303,9 @@ static void run_rectangle(void *context)
                     run_tiles(walk, steps, taps, begin, 0);
                     begin = steps = 0;
                 }
-                const int64_t source = pd.source * x->space[0] + (ph.source - walk->first_row) * x->space[1] +
-                                       (pw.source - walk->first_column) * x->space[2];
+                const int64_t source = (pd.source - walk->first[0]) * x->space[0] +
+                                       (ph.source - walk->first[1]) * x->space[1] +
+                                       (pw.source - walk->first[2]) * x->space[2];
                 const int64_t kernel =
                     plan->from_panels ? (tap - walk->tap) * packed_tap
                                       : pd.tap * w->space[0] + ph.tap * w->space[1] + pw.tap * w->space[2];
@@ -358,6 +360,21 @@ static int64_t columns_of(const struct plan *plan, int64_t segment, int64_t *col
     return cr_cut(width, segment % plan->segments + 1, plan->segments);
 }
 
+/* The sources [first, end) of each axis that rows [row, end) of a segment read; of several slices, all of their rows. */
+static void reach_of_rows(const struct plan *plan, int64_t row, int64_t end, int64_t source[3], int64_t source_end[3])
+{
+    const struct cr_axis *axis = plan->gather->axis;
+    const int64_t height = axis[1].targets, slice = row % plan->rows / height, last = (end - 1) % plan->rows / height;
+    const int whole = end - row > height || last > slice;
+    int64_t column;
+    const int64_t column_end = columns_of(plan, row / plan->rows, &column);
+
+    cr_axis_reach(&axis[0], slice, last + 1, &source[0], &source_end[0]);
+    cr_axis_reach(&axis[1], whole ? 0 : row % height, whole ? height : (end - 1) % height + 1, &source[1],
+                  &source_end[1]);
+    cr_axis_reach(&axis[2], column, column_end, &source[2], &source_end[2]);
+}
+
 /* Copies what rows [row, end), of a segment or of images from the first row of one on, read of in-channels [channel,
  * channel + channels): pixels one after the other with their channels, or, for PIXELS, channels one after the other
  * with their pixels. Spread, channel and channels are those of y. */
@@ -367,17 +384,17 @@ static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t chan
     const struct cr_tensor *x = plan->gather->x;
     const int64_t size = plan->kernels->size, width = plan->stage_row, segment = row / plan->rows;
     const int64_t image = segment / plan->segments, images = cr_ceil_div(end, plan->rows) - segment;
-    const int64_t pixels_of_image = plan->stage_rows * width;
+    const int64_t pixels_of_slice = plan->stage_rows * width, pixels_of_image = plan->stage_slices * pixels_of_slice;
     const int pixels = plan->orientation == PIXELS, lanes = plan->kernels->lanes;
     const int64_t copies = plan->spreads ? plan->gather->in_channels : 1, pixel = pixels ? 1 : copies * channels;
     const int64_t source = plan->spreads ? channel / plan->gather->out_channels * copies : channel;
-    int64_t first, last, column, left, right;
+    int64_t *const first = walk->first, last[3];
 
-    cr_axis_reach(&plan->gather->axis[1], row % plan->rows,
-                  images > 1 ? plan->rows : (end - 1) % plan->rows + 1, &first, &last);
-    const int64_t column_end = columns_of(plan, segment, &column);
-    cr_axis_reach(&plan->gather->axis[2], column, column_end, &left, &right);
-    assert(last - first <= plan->stage_rows && right - left <= width && images <= plan->stage_images);
+    reach_of_rows(plan, images > 1 ? segment * plan->rows : row, images > 1 ? (segment + 1) * plan->rows : end, first,
+                  last);
+    const int64_t slices = last[0] - first[0], rows = last[1] - first[1], columns = last[2] - first[2];
+    assert(images <= plan->stage_images && slices <= plan->stage_slices && rows <= plan->stage_rows);
+    assert(columns <= width);
     walk->x = (struct cr_tensor){
         .data = walk->stage,
         /* An odd number of vectors: a power of two apart, channels would share few cache sets, and take half as long
@@ -385,23 +402,24 @@ static void stage_rows(struct walk *walk, int64_t row, int64_t end, int64_t chan
         .channel = pixels          ? (cr_ceil_div(plan->stage_images * pixels_of_image, lanes) | 1) * lanes
                    : plan->spreads ? channels
                                    : 1,
-        .space = {0, width * pixel, pixel},
+        .space = {pixels_of_slice * pixel, width * pixel, pixel},
         .batch = pixels_of_image * pixel,
     };
     walk->first_image = image;
-    walk->first_row = first;
-    walk->first_column = left;
     walk->first_channel = channel;
     /* Rows that follow each other in x as in the copy are one line. */
-    const int one_line = right - left == width && x->space[1] == width * x->space[2];
-    const int64_t lines = one_line ? 1 : last - first, line_pixels = (one_line ? last - first : 1) * (right - left);
-    for (int64_t line = 0; line < images * lines; line++) {
-        const int64_t n = line / lines, i = line % lines;
-        const struct cr_panels to = {.data = cr_at(walk->stage, n * walk->x.batch + i * walk->x.space[1], size),
-                                     .width = INT64_MAX,
-                                     .row = pixels ? walk->x.channel : channels,
-                                     .fold = 1};
-        const void *from = cr_at(x->data, (image + n) * x->batch + (first + i) * x->space[1] + left * x->space[2] +
+    const int one_line = columns == width && x->space[1] == width * x->space[2];
+    const int64_t lines = one_line ? 1 : rows, line_pixels = (one_line ? rows : 1) * columns;
+    for (int64_t line = 0; line < images * slices * lines; line++) {
+        const int64_t n = line / lines / slices, d = line / lines % slices, i = line % lines;
+        const struct cr_panels to = {
+            .data = cr_at(walk->stage, n * walk->x.batch + d * walk->x.space[0] + i * walk->x.space[1], size),
+            .width = INT64_MAX,
+            .row = pixels ? walk->x.channel : channels,
+            .fold = 1,
+        };
+        const void *from = cr_at(x->data, (image + n) * x->batch + (first[0] + d) * x->space[0] +
+                                              (first[1] + i) * x->space[1] + first[2] * x->space[2] +
                                               source * x->channel, size);
         if (plan->spreads)
             plan->kernels->spread(&(struct cr_spread){.source = from,
@@ -461,6 +479,7 @@ static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64
     const struct plan *plan = walk->plan;
     const struct cr_gather *gather = plan->gather;
     const int64_t band = plan->stages || panel_end - panel > 1 ? plan->band : end - row;
+    const int64_t height = gather->axis[1].targets;
 
     walk->first_panel = plan->whole ? 0 : panel;
     walk->batch_channel = panel % plan->panels_of_group * plan->panel_channels;
@@ -480,6 +499,9 @@ static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64
             }
             for (int64_t start = row, next; start < end; start = next) {
                 next = cr_smaller(start + band, end);
+                /* Of a copy, rows of one slice, or slices of one image, or images, each from its first row on. */
+                if (plan->stages && (band < height || start % height))
+                    next = cr_smaller(next, (start / height + 1) * height);
                 if (plan->stages && (plan->stage_images == 1 || start % plan->rows))
                     next = cr_smaller(next, (start / plan->rows + 1) * plan->rows);
                 for (int64_t i = panel; i < panel_end; i++) {
@@ -568,36 +590,45 @@ int cr_groups_are_narrow(const struct cr_kernels *kernels, int64_t groups, int64
     return groups * cr_ceil_div(out_channels, lanes) > 2 * across;
 }
 
-/* The share of a vector's lanes that do useful work if extent elements fill vectors. */
-static double filling(int64_t extent, int lanes)
+/* The share of the multiply-adds of tiles that do useful work, of a matrix of m x n: some lanes are empty, and fewer
+ * sums than hide their latency, eight, wait for each other. */
+static double filling(const struct cr_kernels *kernels, int64_t m, int64_t n)
 {
-    return (double)extent / (double)(cr_ceil_div(extent, lanes) * lanes);
+    const int64_t lanes = kernels->lanes, vectors = cr_ceil_div(n, lanes);
+    const int64_t sums = cr_smaller(m, kernels->rows) * cr_smaller(vectors, cr_columns(kernels, m) / lanes);
+    return (double)n / (double)(vectors * lanes) * (double)cr_smaller(sums, 8) / 8;
 }
 
 /* Whether a copy of what some rows of a segment read, of so many channels, fits STAGE_BYTES; then how they are cut. A
  * segment is as wide as leaves room for twice the rows that one row of y reads, so that few are copied twice. Of small
- * images several are copied together.
+ * slices and images several are copied together.
  * spare: pixels that a channel has too many. */
 static int set_stage(struct plan *plan, int64_t channels, int64_t spare)
 {
-    const struct cr_axis *height = &plan->gather->axis[1], *width = &plan->gather->axis[2];
+    const struct cr_axis *depth = &plan->gather->axis[0], *height = &plan->gather->axis[1];
+    const struct cr_axis *width = &plan->gather->axis[2];
     const int64_t pixels = STAGE_BYTES / plan->kernels->size / cr_larger(channels, 1) - spare;
+    const int64_t slices = cr_larger(1, cr_axis_sources(depth, 1));
     const int64_t rows = cr_axis_sources(height, cr_axis_targets(height, 2 * cr_axis_sources(height, 1)));
-    const int64_t columns = cr_axis_targets(width, pixels / cr_larger(rows, 1));
+    const int64_t columns = cr_axis_targets(width, pixels / slices / cr_larger(rows, 1));
 
-    /* Only images of one slice, with padding of zeros. */
-    if (plan->gather->axis[0].sources > 1 || plan->gather->axis[0].kernel > 1 || height->mode != CR_PAD_CONSTANT ||
-        columns < 1)
-        return 0;
+    /* Only images with padding of zeros. */
+    if (height->mode != CR_PAD_CONSTANT || columns < 1) return 0;
     plan->segments = cr_ceil_div(width->targets, columns);
     plan->stage_row = cr_larger(1, cr_axis_sources(width, cr_ceil_div(width->targets, plan->segments)));
-    plan->stage_rows = cr_smaller(height->sources, pixels / plan->stage_row);
-    plan->stage_images = plan->segments > 1 || plan->stage_rows < height->sources
-                             ? 1
-                             : cr_larger(1, cr_smaller(plan->gather->N, pixels / (plan->stage_rows * plan->stage_row)));
-    plan->band = plan->stage_images > 1
-                     ? plan->stage_images * plan->rows
-                     : cr_ceil_div(plan->rows, cr_ceil_div(plan->rows, cr_axis_targets(height, plan->stage_rows)));
+    const int64_t lines = pixels / plan->stage_row;
+    plan->stage_rows = cr_larger(1, cr_smaller(height->sources, lines / slices));
+    plan->stage_slices = plan->stage_rows < height->sources
+                             ? slices
+                             : cr_larger(1, cr_smaller(depth->sources, lines / plan->stage_rows));
+    const int whole = plan->segments == 1 && plan->stage_rows >= height->sources &&
+                      plan->stage_slices >= depth->sources;
+    plan->stage_images =
+        whole ? cr_larger(1, cr_smaller(plan->gather->N, lines / (plan->stage_slices * plan->stage_rows))) : 1;
+    const struct cr_axis *cut = plan->stage_rows < height->sources ? height : depth;
+    const int64_t most = cr_axis_targets(cut, cut == height ? plan->stage_rows : plan->stage_slices);
+    plan->band = (cut == height ? 1 : height->targets) * plan->stage_images *
+                 cr_ceil_div(cut->targets, cr_ceil_div(cut->targets, most));
     return 1;
 }
 
@@ -640,7 +671,7 @@ static double filling_by_pixels(const struct plan *plan, double by_channels)
     const double terms = (double)gather->in_channels * (double)plan->taps;
     const double transposing = gather->y->channel == 1 ? 1 + 5 / terms : 1;
     const double border = plan->taps == 1 ? 0 : 1 - (double)cr_axis_inside(&gather->axis[2]) / (double)line;
-    return 1 / (transposing / filling(line, plan->kernels->lanes) + border / by_channels);
+    return 1 / (transposing / filling(plan->kernels, gather->out_channels, line) + border / by_channels);
 }
 
 /* Which tiles, and whether x is copied for them. */
@@ -651,11 +682,15 @@ static void choose_tiles(struct plan *plan)
     const int lanes = plan->kernels->lanes;
     const int by_channel = gather->x->channel == 1;
     const int by_pixel = cr_axis_source_step(width) * gather->x->space[2] == 1;
+    /* Slices are copied anew for each that reads them. */
     const double used = (double)gather->out_channels * (double)plan->taps /
+                        (double)cr_larger(1, cr_axis_sources(&gather->axis[0], 1)) /
                         (width->backward ? 1 : (double)width->stride * (double)gather->axis[1].stride);
     const int scattered = gather->x->channel * plan->kernels->size % SCATTERING == 0 && gather->in_channels > WAYS;
     const int copy_pays = !by_channel && gather->in_channels >= lanes && used >= WORTH_STAGING;
-    const double by_channels = filling(gather->out_channels, lanes), by_pixels = filling_by_pixels(plan, by_channels);
+    const int64_t longest = cr_larger(gather->N, cr_larger(gather->axis[1].targets, width->targets));
+    const double by_channels = filling(plan->kernels, longest, gather->out_channels);
+    const double by_pixels = filling_by_pixels(plan, by_channels);
     const double worthwhile = copy_pays ? (plan->taps > 1 ? 1.1 : 1) : gather->y->channel == 1 ? 1 : 0.8;
 
     plan->stages = 0;
@@ -717,6 +752,8 @@ static void set_blocks(struct plan *plan, int parts)
                                         : cr_ceil_div(plan->rows, cr_ceil_div(plan->rows, band));
     else if (plan->across_groups)
         plan->band = cr_smaller(plan->band, band);
+    const int64_t height = gather->axis[1].targets;
+    if (plan->stages && plan->band > height) plan->band -= plan->band % height;
 }
 
 static enum cr_status allocate_workspace(struct plan *plan, int parts, struct cr_scratch *scratch)
