@@ -663,7 +663,7 @@ static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
     plan->spreads = !depthwise && by_channel && cr_groups_are_narrow(kernels, conv->groups, K) &&
                     can_stage(plan, conv, C * kernels->columns);
     plan->diagonal = plan->spreads ||
-                     (depthwise && (by_channel || (2 * conv->groups >= kernels->lanes && stages_panel)));
+                     (depthwise && (by_channel || stages_panel));
     plan->along_pixels = conv->C == 1 && conv->K == 1 && conv->stride[2] == 1 && 2 * conv->out[2] > kernels->lanes;
     plan->in_channels = C;
     plan->out_channels = K;
