@@ -28,7 +28,7 @@ enum orientation { CHANNELS, PIXELS, DIAGONAL };
 /* Weights are packed several panels side by side, a batch: the longer the rows that are read, the faster. It stays in a
  * second-level cache while the pixels stream by, in bands that stay there too. */
 enum { PANEL_ROWS = 1536, CHANNEL_CHUNK = 1024, CHANNELS_LEAST = 64, STEPS = 2048 };
-enum { BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18, STAGE_BYTES = 1 << 18 };
+enum { BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18, STAGE_BYTES = 1 << 18, RESULT_BYTES = 1 << 17 };
 
 /* Columns of a segment, at least: ten tiles or so, of which the last need not be full. */
 enum { SEGMENT_LEAST = 128 };
@@ -63,13 +63,15 @@ struct plan {
     int64_t band;                           /* rows that all panels of a batch go over before the next rows */
     int shares_rows;                        /* parts share out rows, not panels */
     char *workspace;                        /* [parts] of part_bytes */
-    int64_t part_bytes, pairs_offset, panel_offset, stage_offset;
+    int64_t part_bytes, pairs_offset, panel_offset, stage_offset, result_offset;
     int stages;         /* x is read from a copy */
     int64_t stage_slices; /* the most slices of x, */
     int64_t stage_rows;   /* rows of one, */
     int64_t stage_row;    /* and pixels of one, that a band reads; */
     int64_t stage_images; /* whole images, if it is more than one */
-    int spreads;        /* the copy has each channel below every channel of y that reads it */
+    int spreads;          /* the copy has each channel below every channel of y that reads it */
+    int64_t result_rows;  /* y is written to where channels lie side by side, and copied from there, so many rows of a
+                           * segment at a time; 0: where it lies */
 };
 
 /* Where one part of the work stands. */
@@ -87,6 +89,9 @@ struct walk {
     struct cr_tensor x;               /* gather's, or the copy of a part of an image, which begins at */
     int64_t first_image, first[3], first_channel; /* this image, slice, row, column and channel of it */
     char *stage;
+    struct cr_tensor y; /* gather's from out_channel on, or, in result, one that begins at */
+    char *result;
+    int64_t out_channel, out_image, out_row, out_column; /* this channel, image, row of it and column */
     int64_t image, image_end;
     struct cr_rectangle rectangle;
     enum orientation orientation; /* of its tiles */
@@ -99,7 +104,7 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int64_t taps, int be
 {
     const struct plan *plan = walk->plan;
     const struct cr_gather *gather = plan->gather;
-    const struct cr_tensor *x = &walk->x, *w = gather->w, *y = gather->y;
+    const struct cr_tensor *x = &walk->x, *w = gather->w, *y = &walk->y;
     const int64_t size = plan->kernels->size;
     const int64_t out_channel = walk->group * gather->out_channels + walk->channel;
     const void *bias = gather->bias && finish ? cr_at(gather->bias, out_channel, size) : NULL;
@@ -116,7 +121,7 @@ static struct cr_tile tile_of_walk(const struct walk *walk, int64_t taps, int be
                                      : cr_at(w->data, walk->group * gather->w_group + walk->channel * w->batch +
                                                           walk->c * w->channel, size);
     struct cr_tile tile = {
-        .c = cr_at(y->data, out_channel * y->channel, size),
+        .c = cr_at(y->data, (out_channel - walk->out_channel) * y->channel, size),
         .steps = walk->steps,
         .k = (walk->c_end - walk->c) * taps,
         .accumulate = !begin,
@@ -197,6 +202,7 @@ static int64_t channels_of_tiles(const struct walk *walk, int64_t pixels)
     const struct plan *plan = walk->plan;
     const int64_t width = cr_columns(plan->kernels, pixels);
 
+    if (plan->result_rows) return walk->channels;
     if ((walk->channel - walk->batch_channel) % width) return 0;
     return cr_larger(walk->channels, cr_smaller(width, walk->batch_end - walk->channel));
 }
@@ -207,7 +213,7 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
     const struct plan *plan = walk->plan;
     const struct cr_rectangle *r = &walk->rectangle;
     const struct cr_axis *height = &plan->gather->axis[1], *width = &plan->gather->axis[2];
-    const struct cr_tensor *x = &walk->x, *y = plan->gather->y;
+    const struct cr_tensor *x = &walk->x, *y = &walk->y;
     const int64_t size = plan->kernels->size;
     const int pixels = walk->orientation == PIXELS;
     struct extent images = {walk->image_end - walk->image, x->batch, y->batch};
@@ -233,8 +239,9 @@ static void run_tiles(const struct walk *walk, int64_t steps, int64_t taps, int 
     const struct line form = pixels ? line_of(plan->kernels, channels, along.count)
                                     : line_of(plan->kernels, along.count, channels);
     const int64_t x_first = (walk->image - walk->first_image) * x->batch;
-    const int64_t y_first = walk->image * y->batch + r->target[0] * y->space[0] + r->target[1] * y->space[1] +
-                            r->target[2] * y->space[2];
+    const int64_t y_first = (walk->image - walk->out_image) * y->batch + r->target[0] * y->space[0] +
+                            (r->target[1] - walk->out_row) * y->space[1] +
+                            (r->target[2] - walk->out_column) * y->space[2];
     const void *const a = pixels ? tile.a : cr_at(tile.a, x_first, size);
     const void *const b = pixels ? cr_at(tile.b, x_first, size) : tile.b;
     void *const c = cr_at(tile.c, y_first, size);
@@ -457,6 +464,47 @@ static void run_rows(struct walk *walk, int64_t row, int64_t end)
     }
 }
 
+/* The same by way of result. */
+static void run_rows_aside(struct walk *walk, int64_t row, int64_t end)
+{
+    const struct plan *plan = walk->plan;
+    const struct cr_tensor *y = plan->gather->y;
+    const int64_t size = plan->kernels->size, channels = walk->channels, height = plan->gather->axis[1].targets;
+    const int64_t channel = walk->group * plan->gather->out_channels + walk->channel;
+
+    for (int64_t next; row < end; row = next) {
+        next = cr_smaller(row + plan->result_rows, end);
+        if (plan->result_rows < plan->rows || row % plan->rows)
+            next = cr_smaller(next, (row / plan->rows + 1) * plan->rows);
+        int64_t column;
+        const int64_t width = columns_of(plan, row / plan->rows, &column) - column;
+        walk->y = (struct cr_tensor){
+            .data = walk->result,
+            .channel = 1,
+            .space = {height * width * channels, width * channels, channels},
+            .batch = plan->rows * width * channels,
+        };
+        walk->out_channel = channel;
+        walk->out_image = row / plan->rows / plan->segments;
+        walk->out_row = row % plan->rows;
+        walk->out_column = column;
+        run_rows(walk, row, next);
+
+        /* Rows that follow each other in y are one line. */
+        const int one_line = y->space[1] == width * y->space[2] && y->space[0] == height * y->space[1];
+        for (int64_t line = row, lines; line < next; line += lines) {
+            lines = one_line ? cr_smaller(next, (line / plan->rows + 1) * plan->rows) - line : 1;
+            const int64_t of_image = line % plan->rows;
+            const int64_t to = line / plan->rows / plan->segments * y->batch + of_image / height * y->space[0] +
+                               of_image % height * y->space[1] + column * y->space[2] + channel * y->channel;
+            const struct cr_panels panels = {
+                .data = cr_at(y->data, to, size), .width = INT64_MAX, .row = y->channel, .fold = 1};
+            plan->kernels->pack(&panels, cr_at(walk->result, (line - row) * width * channels, size), channels,
+                                lines * width, 1, channels);
+        }
+    }
+}
+
 static void select_panel(struct walk *walk, int64_t panel)
 {
     const struct plan *plan = walk->plan;
@@ -511,7 +559,7 @@ static void run_batch(struct walk *walk, int64_t panel, int64_t panel_end, int64
                     else if (plan->stages && (i == panel || i % plan->panels_of_group == 0))
                         stage_rows(walk, start, next, walk->group * gather->in_channels + walk->c,
                                    walk->c_end - walk->c);
-                    run_rows(walk, start, next);
+                    (plan->result_rows ? run_rows_aside : run_rows)(walk, start, next);
                 }
             }
         }
@@ -542,6 +590,8 @@ static void run_part(void *context, int part, int parts)
         .panels = plan->whole ? cr_at(plan->prepared, 0, 1) : workspace + plan->panel_offset,
         .stage = workspace + plan->stage_offset,
         .x = *plan->gather->x,
+        .result = workspace + plan->result_offset,
+        .y = *plan->gather->y,
     };
 
     workspace += plan->pairs_offset;
@@ -674,11 +724,6 @@ static double filling_by_pixels(const struct plan *plan, double by_channels)
     return 1 / (transposing / filling(plan->kernels, gather->out_channels, line) + border / by_channels);
 }
 
-static int is_scattered(const struct plan *plan, const struct cr_tensor *tensor)
-{
-    return tensor->channel * plan->kernels->size % SCATTERING == 0;
-}
-
 /* Whether channels of a depthwise convolution that do not lie side by side are copied to where they do. By pixels a
  * vector takes 0.7 ns and 0.65 more for each term, and 4 where a phase leaves gaps in y; that way 3.9 and 0.18: 64
  * channels of 1,000 pixels with 9 taps 50 and 20 us. Where planes share cache sets and come from the last cache, three
@@ -689,7 +734,8 @@ static int copies_depthwise(const struct plan *plan)
     const struct cr_axis *axis = gather->axis;
     const double terms = (double)plan->taps / (double)(axis[0].phases * axis[1].phases * axis[2].phases);
     const double plane = (double)(plan->rows * axis[2].targets * plan->kernels->size);
-    const int far = is_scattered(plan, gather->x) && plane * (double)gather->groups > BATCH_BYTES;
+    const int far = gather->x->channel * plan->kernels->size % (4 * SCATTERING) == 0 &&
+                    plane * (double)gather->groups > BATCH_BYTES;
     const double pixels = 0.7 + 0.65 * terms + (axis[2].phases > 1 ? 4 : 0), channels = 3.9 + 0.18 * terms;
 
     return pixels / (far ? 3 * channels : channels) * filling(plan->kernels, plan->kernels->rows, gather->groups) >
@@ -708,7 +754,7 @@ static void choose_tiles(struct plan *plan)
     const double used = (double)gather->out_channels * (double)plan->taps /
                         (double)cr_larger(1, cr_axis_sources(&gather->axis[0], 1)) /
                         (width->backward ? 1 : (double)width->stride * (double)gather->axis[1].stride);
-    const int scattered = is_scattered(plan, gather->x) && gather->in_channels > WAYS;
+    const int scattered = gather->x->channel * plan->kernels->size % SCATTERING == 0 && gather->in_channels > WAYS;
     const int copy_pays = !by_channel && gather->in_channels >= lanes && used >= WORTH_STAGING;
     const int64_t longest = cr_larger(gather->N, cr_larger(gather->axis[1].targets, width->targets));
     const double by_channels = filling(plan->kernels, longest, gather->out_channels);
@@ -776,6 +822,20 @@ static void set_blocks(struct plan *plan, int parts)
     if (plan->stages && plan->band > height) plan->band -= plan->band % height;
 }
 
+/* Whether y is written by way of result. Where it lies by pixels, tiles are transposed one by one, pixels of a border or
+ * with gaps between them element by element: that takes as long as many a sum of one channel. */
+static void set_result(struct plan *plan)
+{
+    const struct cr_gather *gather = plan->gather;
+    const struct cr_tensor *y = gather->y;
+    const int64_t segment = cr_ceil_div(gather->axis[2].targets, plan->segments);
+    const int64_t pixels = RESULT_BYTES / plan->kernels->size / plan->panel_channels;
+    const int64_t rows = pixels / cr_larger(1, segment);
+
+    plan->result_rows = plan->orientation == DIAGONAL && y->channel != 1 && y->space[2] == 1 ? rows : 0;
+    if (plan->result_rows > plan->rows) plan->result_rows -= plan->result_rows % plan->rows;
+}
+
 static enum cr_status allocate_workspace(struct plan *plan, int parts, struct cr_scratch *scratch)
 {
     const int64_t pair_bytes = sizeof(struct cr_pair), line = 64;
@@ -792,7 +852,8 @@ static enum cr_status allocate_workspace(struct plan *plan, int parts, struct cr
     if (plan->packs) panel = plan->batch * plan->panel_next * plan->kernels->size;
     plan->panel_offset = cr_ceil_div(bytes, line) * line;
     plan->stage_offset = cr_ceil_div(plan->panel_offset + panel, line) * line;
-    plan->part_bytes = plan->stage_offset + (plan->stages ? STAGE_BYTES : 0);
+    plan->result_offset = plan->stage_offset + (plan->stages ? STAGE_BYTES : 0);
+    plan->part_bytes = plan->result_offset + (plan->result_rows ? RESULT_BYTES : 0);
     if (cr_multiply_add(plan->part_bytes, parts, 0, &bytes)) bytes = INT64_MAX;
     plan->workspace = cr_scratch_open(scratch, bytes);
     return plan->workspace ? CR_OK : CR_OUT_OF_MEMORY;
@@ -852,6 +913,7 @@ static void set_plan(struct plan *plan, int parts)
     plan->from_panels = plan->packs || plan->whole;
     set_panels(plan);
     set_blocks(plan, parts);
+    set_result(plan);
 }
 
 enum cr_status cr_gather(const struct cr_gather *gather, const void *prepared)
