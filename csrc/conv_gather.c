@@ -20,6 +20,7 @@
  * Every output is the sum of the same terms in the same order in the first two, so results do not depend on the
  * layout; nor on N, on the threads, or on which rectangle a pixel lies in. */
 #include <assert.h>
+#include <math.h>
 
 #include "conv.h"
 
@@ -651,9 +652,10 @@ static double filling(const struct cr_kernels *kernels, int64_t m, int64_t n)
 
 /* Whether a copy of what some rows of a segment read, of so many channels, fits STAGE_BYTES; then how they are cut. A
  * segment is as wide as leaves room for twice the rows that one row of y reads, so that few are copied twice. Of small
- * slices and images several are copied together.
+ * slices and images several are copied together. What several bands or segments read is copied for each of them, which
+ * pays only up to so many times.
  * spare: pixels that a channel has too many. */
-static int set_stage(struct plan *plan, int64_t channels, int64_t spare)
+static int set_stage(struct plan *plan, int64_t channels, int64_t spare, double times)
 {
     const struct cr_axis *depth = &plan->gather->axis[0], *height = &plan->gather->axis[1];
     const struct cr_axis *width = &plan->gather->axis[2];
@@ -662,23 +664,28 @@ static int set_stage(struct plan *plan, int64_t channels, int64_t spare)
     const int64_t rows = cr_axis_sources(height, cr_axis_targets(height, 2 * cr_axis_sources(height, 1)));
     const int64_t columns = cr_axis_targets(width, pixels / slices / cr_larger(rows, 1));
 
-    /* Only images with padding of zeros. */
-    if (height->mode != CR_PAD_CONSTANT || columns < 1) return 0;
-    plan->segments = cr_ceil_div(width->targets, columns);
-    plan->stage_row = cr_larger(1, cr_axis_sources(width, cr_ceil_div(width->targets, plan->segments)));
-    const int64_t lines = pixels / plan->stage_row;
-    plan->stage_rows = cr_larger(1, cr_smaller(height->sources, lines / slices));
-    plan->stage_slices = plan->stage_rows < height->sources
-                             ? slices
-                             : cr_larger(1, cr_smaller(depth->sources, lines / plan->stage_rows));
-    const int whole = plan->segments == 1 && plan->stage_rows >= height->sources &&
-                      plan->stage_slices >= depth->sources;
-    plan->stage_images =
-        whole ? cr_larger(1, cr_smaller(plan->gather->N, lines / (plan->stage_slices * plan->stage_rows))) : 1;
-    const struct cr_axis *cut = plan->stage_rows < height->sources ? height : depth;
-    const int64_t most = cr_axis_targets(cut, cut == height ? plan->stage_rows : plan->stage_slices);
-    plan->band = (cut == height ? 1 : height->targets) * plan->stage_images *
-                 cr_ceil_div(cut->targets, cr_ceil_div(cut->targets, most));
+    /* Only images with padding of zeros, and no segments that leave tiles empty. */
+    if (height->mode != CR_PAD_CONSTANT || columns < cr_smaller(width->targets, plan->kernels->rows)) return 0;
+    const int64_t segments = cr_ceil_div(width->targets, columns);
+    const int64_t stage_row = cr_larger(1, cr_axis_sources(width, cr_ceil_div(width->targets, segments)));
+    const int64_t lines = pixels / stage_row;
+    const int64_t stage_rows = cr_larger(1, cr_smaller(height->sources, lines / slices));
+    const int cuts_slices = stage_rows < height->sources;
+    const int64_t stage_slices =
+        cuts_slices ? slices : cr_larger(1, cr_smaller(depth->sources, lines / stage_rows));
+    const struct cr_axis *cut = cuts_slices ? height : depth;
+    const int64_t bands = cr_ceil_div(cut->targets, cr_axis_targets(cut, cuts_slices ? stage_rows : stage_slices));
+    const double copied = (double)(segments * stage_row) * (double)(cuts_slices ? depth->targets * bands : bands) *
+                          (double)(stage_slices * stage_rows);
+    if (copied > times * (double)depth->sources * (double)height->sources * (double)width->sources) return 0;
+
+    const int whole = segments == 1 && !cuts_slices && stage_slices >= depth->sources;
+    plan->segments = segments;
+    plan->stage_row = stage_row;
+    plan->stage_rows = stage_rows;
+    plan->stage_slices = stage_slices;
+    plan->stage_images = whole ? cr_larger(1, cr_smaller(plan->gather->N, lines / (stage_slices * stage_rows))) : 1;
+    plan->band = (cuts_slices ? 1 : height->targets) * plan->stage_images * cr_ceil_div(cut->targets, bands);
     return 1;
 }
 
@@ -763,9 +770,7 @@ static void choose_tiles(struct plan *plan)
     const int lanes = plan->kernels->lanes;
     const int by_channel = gather->x->channel == 1;
     const int by_pixel = cr_axis_source_step(width) * gather->x->space[2] == 1;
-    /* Slices are copied anew for each that reads them. */
     const double used = (double)gather->out_channels * (double)plan->taps /
-                        (double)cr_larger(1, cr_axis_sources(&gather->axis[0], 1)) /
                         (width->backward ? 1 : (double)width->stride * (double)gather->axis[1].stride);
     const int scattered = gather->x->channel * plan->kernels->size % SCATTERING == 0 && gather->in_channels > WAYS;
     const int copy_pays = !by_channel && gather->in_channels >= lanes && used >= WORTH_STAGING;
@@ -778,23 +783,24 @@ static void choose_tiles(struct plan *plan)
     plan->segments = 1;
     plan->orientation = CHANNELS;
     if (is_depthwise(gather) &&
-        (by_channel || ((!by_pixel || copies_depthwise(plan)) && set_stage(plan, plan->kernels->columns, 0)))) {
+        (by_channel || ((!by_pixel || copies_depthwise(plan)) && set_stage(plan, plan->kernels->columns, 0, HUGE_VAL)))) {
         plan->orientation = DIAGONAL;
         plan->stages = !by_channel;
     } else if (!is_depthwise(gather) && by_channel && has_narrow_groups(plan) && spreading_pays(plan, by_pixels) &&
-               set_stage(plan, groups_of_tile(plan) * gather->out_channels * gather->in_channels, 0)) {
+               set_stage(plan, groups_of_tile(plan) * gather->out_channels * gather->in_channels, 0, HUGE_VAL)) {
         plan->orientation = DIAGONAL;
         plan->stages = plan->spreads = 1;
     } else if (by_pixel && by_pixels > worthwhile * by_channels) {
         plan->orientation = PIXELS;
-        plan->stages = scattered && plan->taps > 1 && set_stage(plan, plan->channel_chunk, 2 * lanes);
+        plan->stages =
+            scattered && plan->taps > 1 && set_stage(plan, plan->channel_chunk, 2 * lanes, used / WORTH_STAGING);
     } else if (!by_pixel && cr_axis_source_step(width) == 1 && gather->in_channels > 1 &&
-               2 * used * (1 / by_channels - 1 / by_pixels) > WORTH_STAGING &&
-               set_stage(plan, plan->channel_chunk, 2 * lanes)) {
+               set_stage(plan, plan->channel_chunk, 2 * lanes,
+                         2 * used * (1 / by_channels - 1 / by_pixels) / WORTH_STAGING)) {
         plan->orientation = PIXELS;
         plan->stages = 1;
     } else if (copy_pays)
-        plan->stages = set_stage(plan, plan->channel_chunk, 0);
+        plan->stages = set_stage(plan, plan->channel_chunk, 0, used / WORTH_STAGING);
 }
 
 /* Batches of panels, bands of rows, and which of the two threads share out: rows where x is too large to be read once
