@@ -40,6 +40,7 @@ struct plan {
     int spreads;                      /* or with each channel below every channel of dy of its group, */
     int64_t stage_rows, stage_columns; /* of so many rows and columns, */
     int64_t stage_pixel;              /* a pixel of so many elements */
+    int64_t spread_pixel;             /* before it is spread, if channels do not lie side by side; or 0 */
     int64_t in_channels, out_channels; /* of a group */
     int64_t vector_channels;           /* what panels cut up: of a group, the other channels; if diagonal, all of dy */
     int along_pixels;                 /* vectors run along pixels */
@@ -61,7 +62,7 @@ struct plan {
     struct cr_tensor segment_dw;      /* the sums of the first, and */
     int64_t segment_elements;         /* how far apart they are */
     char *workspace;
-    int64_t part_bytes, steps_offset, x_offset, sums_offset, sums_bytes, staged_offset, stage_offset;
+    int64_t part_bytes, steps_offset, x_offset, sums_offset, sums_bytes, staged_offset, stage_offset, row_offset;
     const void *one; /* the number, of the dtype */
 };
 
@@ -72,7 +73,7 @@ struct walk {
     int64_t step_count, tw, dw_offset;          /* whose first tap of the kernel row is tw, in dw there */
     void *packed_dy, *panel, *packed_x;         /* the batch of panels, the one of them at work, tiles of x */
     void *sums;                                 /* along pixels: [row][columns of a tile], of a tile */
-    char *stage, *staged;                       /* the copy; which of its rows have been written; */
+    char *stage, *staged, *spread_row;          /* the copy; which of its rows have been written, a row to be spread; */
     int64_t stage_number;                       /* of the slice and panel or group that it is of, or -1; */
     int64_t stage_row, stage_column;            /* it begins at this row of x, as row_of_x counts, and column */
     int64_t group, channel, channels;          /* the panel: channels [channel, channel + channels) of a group */
@@ -145,15 +146,22 @@ static void pack_dy(const struct walk *walk, int64_t channels)
     const struct cr_tensor *dy = plan->dy;
     const int64_t size = plan->kernels->size, columns = plan->kernels->columns;
 
-    for (struct place at = first_line(walk); at.line < walk->line_end; next_line(plan, &at)) {
+    /* Lines of a slice that follow each other are one. */
+    const int64_t pixels = walk->column_end - walk->column;
+    const int one_line = pixels == plan->width_block && dy->space[1] == pixels * dy->space[2];
+
+    for (struct place at = first_line(walk); at.line < walk->line_end;) {
         const int64_t from = place_in_dy(plan, &at) + walk->column * dy->space[2];
+        const int64_t lines =
+            one_line ? cr_smaller(walk->line_end - at.line, plan->axis[1].targets - at.height) : 1;
         const struct cr_panels panels = {.data = cr_at(walk->packed_dy, packed_pixel(walk, &at) * columns, size),
                                          .width = columns,
                                          .row = columns,
                                          .next = plan->panel_elements,
                                          .fold = 1};
-        plan->kernels->pack(&panels, cr_at(dy->data, from + panel_of_dy(walk) * dy->channel, size),
-                            walk->column_end - walk->column, channels, dy->space[2], dy->channel);
+        plan->kernels->pack(&panels, cr_at(dy->data, from + panel_of_dy(walk) * dy->channel, size), lines * pixels,
+                            channels, dy->space[2], dy->channel);
+        for (int64_t line = 0; line < lines; line++) next_line(plan, &at);
     }
 }
 
@@ -216,14 +224,18 @@ static int64_t stage_row(const struct walk *walk, int64_t row, int64_t offset, i
     assert(number >= 0 && number < plan->stage_rows && columns <= plan->stage_columns);
     if (walk->staged[number]) return to;
     walk->staged[number] = 1;
+    const int64_t apart = plan->spread_pixel;
+    if (apart)
+        plan->kernels->pack(&(struct cr_panels){.data = walk->spread_row, .width = apart, .row = apart, .fold = 1}, source,
+                            columns, walk->channels / plan->out_channels * plan->in_channels, x->space[2], x->channel);
     if (plan->spreads)
-        plan->kernels->spread(&(struct cr_spread){.source = source,
+        plan->kernels->spread(&(struct cr_spread){.source = apart ? walk->spread_row : source,
                                                   .target = target,
                                                   .rows = columns,
                                                   .n = walk->channels,
                                                   .in_channels = plan->in_channels,
                                                   .out_channels = plan->out_channels,
-                                                  .source_row = x->space[2],
+                                                  .source_row = apart ? apart : x->space[2],
                                                   .target_row = pixel,
                                                   .below = plan->panel_channels});
     else
@@ -576,6 +588,7 @@ static void run_part(void *context, int part, int parts)
         .packed_x = workspace + plan->x_offset,
         .sums = workspace + plan->sums_offset,
         .stage = workspace + plan->stage_offset,
+        .spread_row = workspace + plan->row_offset,
         .staged = workspace + plan->staged_offset,
         .steps = (struct cr_step *)(void *)(workspace + plan->steps_offset),
     };
@@ -660,7 +673,7 @@ static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
     size_stage(plan, conv);
     const int by_channel = x->channel == 1 && dy->channel == 1;
     const int stages_panel = can_stage(plan, conv, kernels->columns);
-    plan->spreads = !depthwise && by_channel && cr_groups_are_narrow(kernels, conv->groups, K) &&
+    plan->spreads = !depthwise && cr_groups_are_narrow(kernels, conv->groups, K) &&
                     can_stage(plan, conv, C * kernels->columns);
     plan->diagonal = plan->spreads ||
                      (depthwise && (by_channel || stages_panel));
@@ -697,6 +710,7 @@ static void plan_tiles(struct plan *plan, const struct cr_conv *conv)
     plan->panel_channels = in_place ? cr_columns(kernels, plan->rows) : columns;
     plan->vector_channels = plan->diagonal ? conv->K : plan->exchanged ? C : K;
     plan->stage_pixel = plan->spreads ? C * plan->panel_channels : plan->stages_group ? C : kernels->columns;
+    plan->spread_pixel = plan->spreads && x->channel != 1 ? plan->panel_channels / K * C : 0;
     plan->panels_of_group = cr_ceil_div(plan->vector_channels, plan->panel_channels);
     if (in_place) { /* as wide as each other, in vectors */
         const int64_t vectors = cr_ceil_div(plan->vector_channels, kernels->lanes);
@@ -774,7 +788,8 @@ static void plan_operands(struct plan *plan, const struct cr_conv *conv)
     plan->staged_offset = plan->sums_offset + cr_ceil_div(plan->sums_bytes, 64) * 64;
     plan->stage_offset = plan->staged_offset + cr_ceil_div(plan->stages_x ? plan->stage_rows : 0, 64) * 64;
     const int64_t stage = plan->stages_x ? stage_bytes(plan, plan->stage_pixel) : 0;
-    plan->part_bytes = plan->stage_offset + cr_ceil_div(stage, 64) * 64;
+    plan->row_offset = plan->stage_offset + cr_ceil_div(stage, 64) * 64;
+    plan->part_bytes = plan->row_offset + cr_ceil_div(plan->stage_columns * plan->spread_pixel * kernels->size, 64) * 64;
 }
 
 enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct cr_tensor *dy,
