@@ -675,8 +675,9 @@ static int set_stage(struct plan *plan, int64_t channels, int64_t spare, double 
         cuts_slices ? slices : cr_larger(1, cr_smaller(depth->sources, lines / stage_rows));
     const struct cr_axis *cut = cuts_slices ? height : depth;
     const int64_t bands = cr_ceil_div(cut->targets, cr_axis_targets(cut, cuts_slices ? stage_rows : stage_slices));
-    const double copied = (double)(segments * stage_row) * (double)(cuts_slices ? depth->targets * bands : bands) *
-                          (double)(stage_slices * stage_rows);
+    const int64_t band = cr_ceil_div(cut->targets, bands), read = bands * cr_axis_sources(cut, band);
+    const double copied = (double)(segments * stage_row) * (double)read *
+                          (double)(cuts_slices ? depth->targets * slices : height->sources);
     if (copied > times * (double)depth->sources * (double)height->sources * (double)width->sources) return 0;
 
     const int whole = segments == 1 && !cuts_slices && stage_slices >= depth->sources;
@@ -685,7 +686,7 @@ static int set_stage(struct plan *plan, int64_t channels, int64_t spare, double 
     plan->stage_rows = stage_rows;
     plan->stage_slices = stage_slices;
     plan->stage_images = whole ? cr_larger(1, cr_smaller(plan->gather->N, lines / (stage_slices * stage_rows))) : 1;
-    plan->band = (cuts_slices ? 1 : height->targets) * plan->stage_images * cr_ceil_div(cut->targets, bands);
+    plan->band = (cuts_slices ? 1 : height->targets) * plan->stage_images * band;
     return 1;
 }
 
@@ -719,31 +720,40 @@ static int64_t pixels_of_line(const struct plan *plan)
     return one_line ? height->targets * width->targets : cr_ceil_div(width->targets, width->phases);
 }
 
+/* Terms of a sum, of each phase. */
+static double terms_of(const struct plan *plan)
+{
+    const struct cr_axis *axis = plan->gather->axis;
+    return (double)plan->gather->in_channels * (double)plan->taps /
+           (double)(axis[0].phases * axis[1].phases * axis[2].phases);
+}
+
 /* The same if pixels of a line fill vectors. Pixels at borders see other taps each, and go by channels; where y lies by
- * channels, vectors are transposed, which takes as long as 5 terms of their sums. */
+ * channels, vectors are transposed, which takes as long as 5 terms of their sums, and where a phase leaves gaps in it
+ * stored element by element, 12. */
 static double filling_by_pixels(const struct plan *plan, double by_channels)
 {
     const struct cr_gather *gather = plan->gather;
     const int64_t line = pixels_of_line(plan);
-    const double terms = (double)gather->in_channels * (double)plan->taps;
-    const double transposing = gather->y->channel == 1 ? 1 + 5 / terms : 1;
+    const double terms = terms_of(plan);
+    const double transposing =
+        1 + (gather->y->channel == 1 ? 5 / terms : gather->axis[2].phases > 1 ? 12 / terms : 0);
     const double border = plan->taps == 1 ? 0 : 1 - (double)cr_axis_inside(&gather->axis[2]) / (double)line;
     return 1 / (transposing / filling(plan->kernels, gather->out_channels, line) + border / by_channels);
 }
 
 /* Whether channels of a depthwise convolution that do not lie side by side are copied to where they do. By pixels a
- * vector takes 0.7 ns and 0.65 more for each term, and 4 where a phase leaves gaps in y; that way 3.9 and 0.18: 64
- * channels of 1,000 pixels with 9 taps 50 and 20 us. Where planes share cache sets and come from the last cache, three
- * times as long: 128x128 190 and 240. */
+ * vector takes 0.7 ns and 0.65 more for each term, that way 3.9 and 0.18: 64 channels of 1,000 pixels with 9 taps 50 and
+ * 20 us. Where planes share cache sets and come from the last cache, three times as long: 128x128 190 and 240. */
 static int copies_depthwise(const struct plan *plan)
 {
     const struct cr_gather *gather = plan->gather;
-    const struct cr_axis *axis = gather->axis;
-    const double terms = (double)plan->taps / (double)(axis[0].phases * axis[1].phases * axis[2].phases);
-    const double plane = (double)(plan->rows * axis[2].targets * plan->kernels->size);
+    const struct cr_axis *width = &gather->axis[2];
+    const double terms = terms_of(plan);
+    const double plane = (double)(plan->rows * width->targets * plan->kernels->size);
     const int far = gather->x->channel * plan->kernels->size % (4 * SCATTERING) == 0 &&
                     plane * (double)gather->groups > BATCH_BYTES;
-    const double pixels = 0.7 + 0.65 * terms + (axis[2].phases > 1 ? 4 : 0), channels = 3.9 + 0.18 * terms;
+    const double pixels = 0.7 + 0.65 * terms, channels = 3.9 + 0.18 * terms;
 
     return pixels / (far ? 3 * channels : channels) * filling(plan->kernels, plan->kernels->rows, gather->groups) >
            filling_by_pixels(plan, 1.0 / plan->kernels->lanes);
@@ -755,8 +765,7 @@ static int copies_depthwise(const struct plan *plan)
 static int spreading_pays(const struct plan *plan, double by_pixels)
 {
     const struct cr_gather *gather = plan->gather;
-    const struct cr_axis *axis = gather->axis;
-    const double terms = (double)plan->taps / (double)(axis[0].phases * axis[1].phases * axis[2].phases);
+    const double terms = terms_of(plan) / (double)gather->in_channels;
     const double vectors = (double)cr_ceil_div(gather->in_channels, gather->out_channels);
     const double transposing = 0.5 * plan->kernels->lanes / (double)gather->out_channels;
     return 3 * vectors + 1.2 * terms < 1.5 * terms / by_pixels + transposing;
