@@ -155,7 +155,7 @@ static void pack_dy(const struct walk *walk, int64_t channels)
         const int64_t lines =
             one_line ? cr_smaller(walk->line_end - at.line, plan->axis[1].targets - at.height) : 1;
         const struct cr_panels panels = {.data = cr_at(walk->packed_dy, packed_pixel(walk, &at) * columns, size),
-                                         .width = columns,
+                                         .width = plan->panel_channels,
                                          .row = columns,
                                          .next = plan->panel_elements,
                                          .fold = 1};
@@ -226,8 +226,9 @@ static int64_t stage_row(const struct walk *walk, int64_t row, int64_t offset, i
     walk->staged[number] = 1;
     const int64_t apart = plan->spread_pixel;
     if (apart)
-        plan->kernels->pack(&(struct cr_panels){.data = walk->spread_row, .width = apart, .row = apart, .fold = 1}, source,
-                            columns, walk->channels / plan->out_channels * plan->in_channels, x->space[2], x->channel);
+        plan->kernels->pack(&(struct cr_panels){.data = walk->spread_row, .width = apart, .row = apart, .fold = 1},
+                            source, columns, walk->channels / plan->out_channels * plan->in_channels, x->space[2],
+                            x->channel);
     if (plan->spreads)
         plan->kernels->spread(&(struct cr_spread){.source = apart ? walk->spread_row : source,
                                                   .target = target,
@@ -789,7 +790,8 @@ static void plan_operands(struct plan *plan, const struct cr_conv *conv)
     plan->stage_offset = plan->staged_offset + cr_ceil_div(plan->stages_x ? plan->stage_rows : 0, 64) * 64;
     const int64_t stage = plan->stages_x ? stage_bytes(plan, plan->stage_pixel) : 0;
     plan->row_offset = plan->stage_offset + cr_ceil_div(stage, 64) * 64;
-    plan->part_bytes = plan->row_offset + cr_ceil_div(plan->stage_columns * plan->spread_pixel * kernels->size, 64) * 64;
+    const int64_t spread_row = plan->stage_columns * plan->spread_pixel * kernels->size;
+    plan->part_bytes = plan->row_offset + cr_ceil_div(spread_row, 64) * 64;
 }
 
 enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct cr_tensor *dy,

@@ -368,7 +368,7 @@ static int64_t columns_of(const struct plan *plan, int64_t segment, int64_t *col
     return cr_cut(width, segment % plan->segments + 1, plan->segments);
 }
 
-/* The sources [first, end) of each axis that rows [row, end) of a segment read; of several slices, all of their rows. */
+/* The sources [source, source_end) of each axis that rows [row, end) of a segment read; of several slices, all rows. */
 static void reach_of_rows(const struct plan *plan, int64_t row, int64_t end, int64_t source[3], int64_t source_end[3])
 {
     const struct cr_axis *axis = plan->gather->axis;
@@ -475,7 +475,7 @@ static void run_rows_aside(struct walk *walk, int64_t row, int64_t end)
 
     for (int64_t next; row < end; row = next) {
         next = cr_smaller(row + plan->result_rows, end);
-        if (plan->result_rows < plan->rows || row % plan->rows)
+        if (plan->result_rows < plan->rows || row % plan->rows || plan->segments > 1)
             next = cr_smaller(next, (row / plan->rows + 1) * plan->rows);
         int64_t column;
         const int64_t width = columns_of(plan, row / plan->rows, &column) - column;
@@ -743,8 +743,8 @@ static double filling_by_pixels(const struct plan *plan, double by_channels)
 }
 
 /* Whether channels of a depthwise convolution that do not lie side by side are copied to where they do. By pixels a
- * vector takes 0.7 ns and 0.65 more for each term, that way 3.9 and 0.18: 64 channels of 1,000 pixels with 9 taps 50 and
- * 20 us. Where planes share cache sets and come from the last cache, three times as long: 128x128 190 and 240. */
+ * vector takes 0.7 ns and 0.65 more for each term, that way 3.9 and 0.18: 64 channels of 1,000 pixels with 9 taps 50
+ * and 20 us. Where planes share cache sets and come from the last cache, three times as long: 128x128 190 and 240. */
 static int copies_depthwise(const struct plan *plan)
 {
     const struct cr_gather *gather = plan->gather;
@@ -791,8 +791,9 @@ static void choose_tiles(struct plan *plan)
     plan->stages = 0;
     plan->segments = 1;
     plan->orientation = CHANNELS;
+    const int copies = !by_channel && (!by_pixel || copies_depthwise(plan));
     if (is_depthwise(gather) &&
-        (by_channel || ((!by_pixel || copies_depthwise(plan)) && set_stage(plan, plan->kernels->columns, 0, HUGE_VAL)))) {
+        (by_channel || (copies && set_stage(plan, plan->kernels->columns, 0, HUGE_VAL)))) {
         plan->orientation = DIAGONAL;
         plan->stages = !by_channel;
     } else if (!is_depthwise(gather) && by_channel && has_narrow_groups(plan) && spreading_pays(plan, by_pixels) &&
@@ -850,8 +851,8 @@ static void set_blocks(struct plan *plan, int parts)
     if (plan->stages && plan->band > height) plan->band -= plan->band % height;
 }
 
-/* Whether y is written by way of result. Where it lies by pixels, tiles are transposed one by one, and pixels of a border
- * or with the gaps of phases element by element, which counts where sums are short: dx of 96 channels 112x112,
+/* Whether y is written by way of result. Where it lies by pixels, tiles are transposed one by one, and pixels of a
+ * border or with the gaps of phases element by element, which counts where sums are short: dx of 96 channels 112x112,
  * depthwise with a stride of 2, 480 to 230 us, of 64 channels 56x56, 1x1 with that stride, 130 to 88. */
 static void set_result(struct plan *plan)
 {

@@ -83,6 +83,14 @@ SHAPES = [
     "n2c3d4h5w6k70_2x3x3_p1", "n2c4h9w9k34_3x3_g2_p1", "n1c12h5w9k21_2x5_g3_s2_p2",
     # few pixels, and more channels of y than a panel has
     "n1c5h2w2k300_3x3_p1", "n1c300h1w3k130_1x3_p1", "n1c4h3w3k140_3x3_p2_g2", "n1c3h1w1k160_3x3_p1",
+    # volumes copied in whole, slice by slice, and in rows of slices; tall images, of which rows of y stay rows
+    "n3c17d4h5w6k3_2x3x3_p1",
+    "n2c18d3h21w20k18_2x3x3_g18_p1,0", "n1c40d3h4w19k33_1x3x3_s3", "n2c9h50w6k9_3x3_g9_p1",
+    # results by pixels, with the gaps of phases, by way of a copy: rows, images, segments
+    "n2c33h20w31k33_3x3_s2_g33_p1", "n40c17h5w4k17_3x3_g17_p1",
+    "n3c5h30w30k5_5x5_g5_p2,1",
+    # narrow groups, spread from either layout, or by pixels
+    "n2c12h9w20k8_3x3_g4_p1", "n1c36h5w90k3_1x2_g3", "n1c24w300k6_3_g6_p1", "n2c34h6w7k51_3x2_g17_s2_p1",
     # no images
     "n0c3w9k4_3", "n0c1w40k1_3", "n0c3h7w6k4_3x2_s2_p1", "n0c4h7w6k4_3x2_g4_p1_wrap",
 ]
@@ -97,7 +105,8 @@ SHAPES += [f"n1c{size}w5k{size}_2_g{size}" for size in SIZES]
 # Rows of y that are cut into segments, in whole and in copied rows of x: too many sums for bounds that hold by chance.
 LONG_ROWS = ["n1c32w2500k3_3_p1", "n1c70w1100k40_5_p2", "n1c40w700k2_4_s2_p1", "n1c9h3w2100k20_2x3_p1_s1x3",
              "n1c24w1900k24_9_g24_p4", "n1c1w40000k20_3_s2", "n1c1w300k20_64_p63",
-             "n3c33w600k5_2", "n1c3h30w40k70_3x3_p1", "n2c6h9w70k66_3x3_g2_p1"]
+             "n3c33w600k5_2", "n1c3h30w40k70_3x3_p1", "n2c6h9w70k66_3x3_g2_p1", "n1c16h40w70k33_3x3_s2x3_p1",
+             "n1c20w3000k20_4_s3_g20", "n1c20d6h17w15k3_3x3x3_p1_s2x1x1", "n1c33d5h40w18k16_3x2x2_p1_d2x1x1"]
 
 
 @pytest.mark.parametrize("text", SHAPES + LONG_ROWS)
