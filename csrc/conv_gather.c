@@ -15,7 +15,7 @@
  * (cr_conv_prepare), [panel][chunk of taps][chunk of in-channels][tap][c][n].
  *
  * x is read where it lies, or, where its layout does not suit the tile and enough is done with it, from a transposed
- * copy of the band of rows at work.
+ * copy of the band of rows at work; y is written likewise.
  *
  * Every output is the sum of the same terms in the same order in the first two, so results do not depend on the
  * layout; nor on N, on the threads, or on which rectangle a pixel lies in. */
@@ -465,7 +465,7 @@ static void run_rows(struct walk *walk, int64_t row, int64_t end)
     }
 }
 
-/* The same by way of result. */
+/* The same, y by way of result. */
 static void run_rows_aside(struct walk *walk, int64_t row, int64_t end)
 {
     const struct plan *plan = walk->plan;
