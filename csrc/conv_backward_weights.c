@@ -62,7 +62,7 @@ struct plan {
     struct cr_tensor segment_dw;      /* the sums of the first, and */
     int64_t segment_elements;         /* how far apart they are */
     char *workspace;
-    int64_t part_bytes, steps_offset, x_offset, sums_offset, sums_bytes, staged_offset, stage_offset, row_offset;
+    int64_t part_bytes, steps_offset, x_offset, sums_offset, sums_bytes, staged_offset, stage_offset, spread_offset;
     const void *one; /* the number, of the dtype */
 };
 
@@ -589,7 +589,7 @@ static void run_part(void *context, int part, int parts)
         .packed_x = workspace + plan->x_offset,
         .sums = workspace + plan->sums_offset,
         .stage = workspace + plan->stage_offset,
-        .spread_row = workspace + plan->row_offset,
+        .spread_row = workspace + plan->spread_offset,
         .staged = workspace + plan->staged_offset,
         .steps = (struct cr_step *)(void *)(workspace + plan->steps_offset),
     };
@@ -789,9 +789,9 @@ static void plan_operands(struct plan *plan, const struct cr_conv *conv)
     plan->staged_offset = plan->sums_offset + cr_ceil_div(plan->sums_bytes, 64) * 64;
     plan->stage_offset = plan->staged_offset + cr_ceil_div(plan->stages_x ? plan->stage_rows : 0, 64) * 64;
     const int64_t stage = plan->stages_x ? stage_bytes(plan, plan->stage_pixel) : 0;
-    plan->row_offset = plan->stage_offset + cr_ceil_div(stage, 64) * 64;
+    plan->spread_offset = plan->stage_offset + cr_ceil_div(stage, 64) * 64;
     const int64_t spread_row = plan->stage_columns * plan->spread_pixel * kernels->size;
-    plan->part_bytes = plan->row_offset + cr_ceil_div(spread_row, 64) * 64;
+    plan->part_bytes = plan->spread_offset + cr_ceil_div(spread_row, 64) * 64;
 }
 
 enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct cr_tensor *dy,

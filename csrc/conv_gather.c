@@ -90,7 +90,7 @@ struct walk {
     struct cr_tensor x;               /* gather's, or the copy of a part of an image, which begins at */
     int64_t first_image, first[3], first_channel; /* this image, slice, row, column and channel of it */
     char *stage;
-    struct cr_tensor y; /* gather's from out_channel on, or, in result, one that begins at */
+    struct cr_tensor y; /* gather's, or a part of it in result, which begins at */
     char *result;
     int64_t out_channel, out_image, out_row, out_column; /* this channel, image, row of it and column */
     int64_t image, image_end;
@@ -761,7 +761,7 @@ static int copies_depthwise(const struct plan *plan)
 
 /* Whether a spread copy of narrow groups is faster than a transposed one, by pixels: cycles for each in-channel and
  * vector of y. Spreading takes as long again for each vector that the channels of a vector's groups come from: 4 images
- * of 1,000 pixels, 16 channels to 3 in each group, 1,900 and 290 us; 4 to 1 at 28x28 26 and 105. */
+ * of 1,000 pixels, 16 channels to 3 in each group, 980 and 280 us; 4 to 1 at 28x28 34 and 133. */
 static int spreading_pays(const struct plan *plan, double by_pixels)
 {
     const struct cr_gather *gather = plan->gather;
@@ -853,7 +853,7 @@ static void set_blocks(struct plan *plan, int parts)
 
 /* Whether y is written by way of result. Where it lies by pixels, tiles are transposed one by one, and pixels of a
  * border or with the gaps of phases element by element, which counts where sums are short: dx of 96 channels 112x112,
- * depthwise with a stride of 2, 480 to 230 us, of 64 channels 56x56, 1x1 with that stride, 130 to 88. */
+ * depthwise with a stride of 2, 469 to 205 us, of 64 channels 56x56, 1x1 with that stride, 124 to 86. */
 static void set_result(struct plan *plan)
 {
     const struct cr_gather *gather = plan->gather;
