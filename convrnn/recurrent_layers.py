@@ -331,7 +331,7 @@ def _streamable(value: np.ndarray) -> np.ndarray:
     rows, columns = value.shape[0], math.prod(value.shape[1:])
     line = 64 // value.itemsize
     pitch = -(-rows // line) * line
-    if pitch * value.itemsize % 4096 == 0:
+    if pitch * value.itemsize % 2048 == 0:
         pitch += line
     room = np.empty(columns * pitch + line, value.dtype)
     start = -room.__array_interface__["data"][0] % 64 // value.itemsize

@@ -24,9 +24,12 @@ static void reset(const struct cr_recurrence *r, const struct cr_share *share)
 {
     const struct cr_units units = cr_units_of(r, share->t, share->row);
     const int64_t n = units.n;
-    cr_recurrent_product(r, CR_U, share, units.h_before, n, units.gates, 3 * n, 1, r->weights->b_hh);
-    if (r->sequence->reset_after) /* extra = U h + b' */
-        cr_recurrent_product(r, CR_U_SECOND, share, units.h_before, n, units.extra, n, 0, bias_of_n(r));
+    /* U turns back every second step (cr_recurrent_multiply), and with it the order of its pieces. */
+    for (int i = 0; i < 2; i++)
+        if ((i + share->t) % 2 == 0)
+            cr_recurrent_product(r, CR_U, share, units.h_before, n, units.gates, 3 * n, 1, r->weights->b_hh);
+        else if (r->sequence->reset_after) /* extra = U h + b' */
+            cr_recurrent_product(r, CR_U_SECOND, share, units.h_before, n, units.extra, n, 0, bias_of_n(r));
     cr_recurrent_gates(r, share, r->kernels->gru_reset);
 }
 

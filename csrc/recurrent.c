@@ -51,6 +51,18 @@ int64_t cr_recurrent_cut(const struct cr_recurrence *r, const struct cr_share *s
     return cr_cut(panels, share->part, share->parts) * width;
 }
 
+/* As many columns as one row goes through at once, in every table; a multiple of a panel. */
+enum { STRIP = 128 };
+
+/* Columns [first, end) from the last strip to the first. */
+static void multiply_backwards(const struct cr_product *product, int64_t start, int64_t first, int64_t end, int room)
+{
+    for (int64_t j; end > first; end = j) {
+        j = cr_larger(first, (end - 1) / STRIP * STRIP);
+        cr_product(product, start + j, start + end, room);
+    }
+}
+
 void cr_recurrent_multiply(const struct cr_recurrence *r, int number, const struct cr_share *share,
                            struct cr_product *product)
 {
@@ -62,7 +74,10 @@ void cr_recurrent_multiply(const struct cr_recurrence *r, int number, const stru
 
     product->b = &r->operand[number];
     for (int64_t gate = 0; gate < gates; gate++)
-        cr_product(product, gate * units + first, gate * units + end, share->room);
+        if (product->backwards)
+            multiply_backwards(product, (gates - 1 - gate) * units, first, end, share->room);
+        else
+            cr_product(product, gate * units + first, gate * units + end, share->room);
 }
 
 void cr_recurrent_product(const struct cr_recurrence *r, int number, const struct cr_share *share, const void *a,
@@ -74,6 +89,7 @@ void cr_recurrent_product(const struct cr_recurrence *r, int number, const struc
         .c = c,
         .accumulate = accumulate,
         .bias = bias,
+        .backwards = share->t % 2 != 0 && !(r->dgates && r->pieces > 1),
     };
     cr_recurrent_multiply(r, number, share, &product);
 }
