@@ -190,7 +190,7 @@ class _Recurrent(Layer):
                 for array, value in zip(dstate0, start, strict=True):
                     if array is not None:
                         array[part] = value
-                grads |= {_key(_PARAMETERS[name], layer, direction): value for name, value in by_name.items()
+                grads |= {name: value for name, value in zip(self._names[part], by_name.values(), strict=True)
                           if value is not None}
             series = dx
         grads = {name: grads[name] for name in self.params}
@@ -241,18 +241,20 @@ class _Recurrent(Layer):
         first = recurrent.checked_state("state", self._cell, state, shapes, dtype)
         lengths = recurrent.checked_lengths(lengths, steps, batch)
         last = tuple(np.empty((states, batch, width), dtype) for width in (self._width, self.hidden_size))
-        parts: list[Any] = []
+        caches: list[Any] = []
+        parts = self._parts() if prepared is None else prepared
         for layer in range(self.num_layers):
             y = np.empty((steps, batch, self._directions * self._width), dtype)
             for direction in range(self._directions):
                 part = layer * self._directions + direction
-                weights = self._weights(layer, direction, dtype)
+                weights = (self._weights(layer, direction, dtype) if parts is None
+                           else recurrent.Weights(*map(self.params.get, self._names[part])))
                 options = self._options._replace(reverse=direction == 1)
                 _, end, cache = recurrent.run_forward(
                     self._cell, x, weights, self.hidden_size, self._part_of(first, part, batched), options, lengths,
                     keep, batched, y[:, :, direction * self._width:(direction + 1) * self._width],
-                    None if prepared is None else prepared[part])
-                parts.append(cache)
+                    None if parts is None else parts[part])
+                caches.append(cache)
                 for array, value in zip(last, end, strict=True):
                     if value is not None:
                         array[part] = value
@@ -260,7 +262,7 @@ class _Recurrent(Layer):
         if not batched:
             last = tuple(array[:, 0] for array in last)
         y = self._close(x, batched)
-        kept = SequenceCache(parts, y.shape, shapes, self._build) if keep else None
+        kept = SequenceCache(caches, y.shape, shapes, self._build) if keep else None
         return y, last if self._cell.has_c else last[0], kept
 
     def _weights(self, layer: int, direction: int, dtype: np.dtype) -> recurrent.Weights:
