@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .problems import DTYPES
+from .problems import DTYPES, on_cache_line
 from .protocol import affinity, processors, serve
 
 WIDTHS = (64, 32, 16)  #: bytes of a vector; the best one counts
@@ -170,10 +170,8 @@ class NumPyKernels:
 
 
 def aligned_ones(size):
-    """`size` bytes of float32, aligned to the widest vector."""
-    block = np.ones(size // 4 + WIDTHS[0] // 4, np.float32)
-    start = -block.ctypes.data % WIDTHS[0] // 4
-    return block[start:start + size // 4]
+    """`size` bytes of float32."""
+    return on_cache_line(np.ones(size // 4, np.float32))
 
 
 def best_rate(work, units, threads, seconds):

@@ -327,8 +327,8 @@ class FrozenRecurrent(Frozen):
 def _streamable(value: np.ndarray) -> np.ndarray:
     """A copy of a matrix or vector as a step of one row streams it: column by column, each on a cache line of its own.
 
-    Columns that begin inside a line take 1.7 times as long. Those a multiple of a page apart share a few cache sets and
-    take up to 1.15 times as long: they are put one line further apart.
+    Columns that begin inside a line take 1.7 times as long. Those a multiple of half a page apart share a few cache
+    sets and take up to 1.3 times as long: they are put one line further apart.
     """
     rows, columns = value.shape[0], math.prod(value.shape[1:])
     line = 64 // value.itemsize

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from ..problems import LAYOUTS, PARAMETERS
+from ..problems import LAYOUTS, PARAMETERS, on_cache_line
 from ..protocol import serve
 from . import Variant, as_state, listed, methods
 
 
 def image(array, layout):
     """A canonical x or dy, contiguous in a layout."""
-    return np.ascontiguousarray(np.moveaxis(array, 1, -1)) if layout == "channels_last" else array
+    return on_cache_line(np.moveaxis(array, 1, -1)) if layout == "channels_last" else array
 
 
 def options(problem):
@@ -54,7 +54,7 @@ def variant(problem, pass_, operands, layout):
     w, b = operands["w"], operands["b"]
     keywords = options(problem)
     if layout == "channels_last":
-        w = np.ascontiguousarray(np.moveaxis(w, (0, 1), (-1, -2)))
+        w = on_cache_line(np.moveaxis(w, (0, 1), (-1, -2)))
     else:
         keywords["layout"] = layout
     if pass_ == "forward":
