@@ -24,11 +24,8 @@ enum { PIXELS = 512, PACKED_X_BYTES = 1088 * 1024, BATCH_BYTES = 256 * 1024 };
  * channels, of a 3x3 kernel with a stride of 2, 1.2 MiB. */
 enum { STAGE_BYTES = 2048 * 1024 };
 
-/* dy is packed for more tiles of rows than that. */
-enum { UNITS_IN_PLACE = 4 };
-
-/* As much of x, and more, is packed for a kernel of one tap. */
-enum { IN_PLACE_BYTES = 384 * 1024 };
+/* dy is packed for more tiles of rows than that, x for more panels. */
+enum { UNITS_IN_PLACE = 4, PANELS_IN_PLACE = 16 };
 
 /* Fewer tiles than FEW, of a dw of so many elements, are summed in segments until there are SHARES of them. */
 enum { FEW = 8, SHARES = 16, SEGMENT_ELEMENTS = 1024 };
@@ -763,14 +760,14 @@ static void plan_operands(struct plan *plan, const struct cr_conv *conv)
     const int64_t C = plan->in_channels, taps = conv->kernel[0] * conv->kernel[1] * conv->kernel[2];
 
     /* Packed, a line of the panel is next to the line before: worth a copy where it is read for many tiles of several
-     * taps. With one tap it is not, 64 to 256 channels 56x56 took 508 us and takes 414, and of both operands it never
-     * is. Of x, which a kernel of one tap alone can pack, for others would need a copy for each, it is where pixels lie
-     * apart or do not leave dy room in a second-level cache: 1024 to 2048 channels, stride 2, 1,097 and 1,243 us. */
-    const int often = !plan->diagonal && taps > 1 && plan->panels_of_group > 1 && plan->units > UNITS_IN_PLACE;
-    const int apart = conv->stride[1] > 1 || conv->stride[2] > 1 ||
-                      cr_smaller(PIXELS, plan->lines * plan->width) * C * kernels->size >= IN_PLACE_BYTES;
+     * taps. With one tap it is not, 64 to 256 channels 56x56 took 508 us and takes 414, unless a stride parts the
+     * pixels of x: 1024 to 2048 channels 1,204 us, with x packed 1,095. Kernels of several taps would need a copy of x
+     * for each. */
+    const int64_t panels = plan->panels_of_group;
+    const int apart = conv->stride[1] > 1 || conv->stride[2] > 1;
+    const int often = !plan->diagonal && taps > 1 && panels > 1 && plan->units > UNITS_IN_PLACE;
     plan->packs_dy = !plan->along_pixels && !plan->exchanged && (dy->channel != 1 || often);
-    plan->packs_x = taps == 1 && apart && !plan->exchanged && conv->groups == 1 && plan->panels_of_group > 4;
+    plan->packs_x = taps == 1 && apart && !plan->exchanged && conv->groups == 1 && panels > PANELS_IN_PLACE;
     plan->even_rows =
         C == 1 || (dw->space[2] == C * dw->channel &&
                    (plan->stages_x ? conv->dilation[2] == 1
