@@ -247,8 +247,7 @@ class _Recurrent(Layer):
             y = np.empty((steps, batch, self._directions * self._width), dtype)
             for direction in range(self._directions):
                 part = layer * self._directions + direction
-                weights = (self._weights(layer, direction, dtype) if parts is None
-                           else recurrent.Weights(*map(self.params.get, self._names[part])))
+                weights = self._weights(part, dtype, fit=parts is not None)
                 options = self._options._replace(reverse=direction == 1)
                 _, end, cache = recurrent.run_forward(
                     self._cell, x, weights, self.hidden_size, self._part_of(first, part, batched), options, lengths,
@@ -265,11 +264,13 @@ class _Recurrent(Layer):
         kept = SequenceCache(caches, y.shape, shapes, self._build) if keep else None
         return y, last if self._cell.has_c else last[0], kept
 
-    def _weights(self, layer: int, direction: int, dtype: np.dtype) -> recurrent.Weights:
+    def _weights(self, part: int, dtype: np.dtype, *, fit: bool) -> recurrent.Weights:
         """The parameters of one layer and direction: params is a dict, and what is put there may not fit."""
-        arrays: dict[str, Any] = {name: self.params.get(_key(stem, layer, direction))
-                                  for name, stem in _PARAMETERS.items()}
-        weights, hidden = recurrent.checked_weights(self._cell, **arrays, dtype=dtype)
+        arrays: list[Any] = [self.params.get(name) for name in self._names[part]]
+        if fit:
+            return recurrent.Weights(*arrays)
+        weights, hidden = recurrent.checked_weights(self._cell, *arrays, dtype=dtype)
+        layer = part // self._directions
         inputs = self._width * self._directions if layer else self.input_size
         if hidden != self.hidden_size or weights.w_ih.shape[1] != inputs or weights.width != self._width:
             raise ValueError(f"params of layer {layer} must be for {inputs} inputs, {self.hidden_size} hidden units "
