@@ -65,7 +65,7 @@ class _Recurrent(Layer):
         self.batch_first = boolean("batch_first", batch_first)
         self._options = options
         self._width = self.proj_size or self.hidden_size
-        self._names = tuple(tuple(_key(stem, layer, direction) for stem in _PARAMETERS.values())
+        self._names = tuple(tuple(_key(stem, layer, direction) for stem in _STEMS)
                             for layer in range(self.num_layers) for direction in range(self._directions))
         self.params = self._initial_params(boolean("bias", bias), real_dtype("dtype", dtype), generator("rng", rng))
 
@@ -269,7 +269,7 @@ class _Recurrent(Layer):
         arrays: list[Any] = [self.params.get(name) for name in self._names[part]]
         if fit:
             return recurrent.Weights(*arrays)
-        weights, hidden = recurrent.checked_weights(self._cell, *arrays, dtype=dtype)
+        weights, hidden = recurrent.checked_weights(self._cell, *arrays, dtype)
         layer = part // self._directions
         inputs = self._width * self._directions if layer else self.input_size
         if hidden != self.hidden_size or weights.w_ih.shape[1] != inputs or weights.width != self._width:
@@ -344,7 +344,7 @@ def _streamable(value: np.ndarray) -> np.ndarray:
     return copy
 
 
-_PARAMETERS = {"w_ih": "weight_ih", "w_hh": "weight_hh", "w_hr": "weight_hr", "b_ih": "bias_ih", "b_hh": "bias_hh"}
+_STEMS = ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh")  # of PyTorch, in the order of Weights
 
 
 def _key(stem: str, layer: int, direction: int) -> str:
