@@ -267,9 +267,10 @@ class _Recurrent(Layer):
     def _weights(self, part: int, dtype: np.dtype, *, fit: bool) -> recurrent.Weights:
         """The parameters of one layer and direction: params is a dict, and what is put there may not fit."""
         arrays: list[Any] = [self.params.get(name) for name in self._names[part]]
+        weights = recurrent.Weights(*arrays)
         if fit:
-            return recurrent.Weights(*arrays)
-        weights, hidden = recurrent.checked_weights(self._cell, *arrays, dtype)
+            return weights
+        weights, hidden = recurrent.checked_weights(self._cell, *weights, dtype)
         layer = part // self._directions
         inputs = self._width * self._directions if layer else self.input_size
         if hidden != self.hidden_size or weights.w_ih.shape[1] != inputs or weights.width != self._width:
