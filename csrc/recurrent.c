@@ -51,7 +51,7 @@ int64_t cr_recurrent_cut(const struct cr_recurrence *r, const struct cr_share *s
     return cr_cut(panels, share->part, share->parts) * width;
 }
 
-/* As many columns as one row goes through at once, in every table; a multiple of a panel. */
+/* Columns: the most that one row goes through at once in any table, and whole panels and tiles of all others. */
 enum { STRIP = 128 };
 
 /* Columns [first, end) from the last strip to the first. */

@@ -166,8 +166,8 @@ CR_HIDDEN void cr_recurrent_multiply(const struct cr_recurrence *r, int number, 
                                      struct cr_product *product);
 
 /* The same for the rows of a step: C (+)= A B + bias, rows of A [m, k] a_row apart, of C c_row apart. Every second step
- * begins with the columns that the one before has left in a cache: LSTM 100,1,64,128 takes 157 us, not 180, and RNN
- * 100,1,256,1024 3.4 ms, not 4.1. But a pass that adds two products has one order of them. */
+ * begins with the columns that the one before has left in a cache: LSTM 100,1,64,128 takes 162 us, not 186, and RNN
+ * 100,1,256,1024 3.3 ms, not 4.1. But a pass that adds two products has one order of them. */
 CR_HIDDEN void cr_recurrent_product(const struct cr_recurrence *r, int number, const struct cr_share *share,
                                     const void *a, int64_t a_row, void *c, int64_t c_row, int accumulate,
                                     const void *bias);

@@ -68,7 +68,7 @@ enum cr_status cr_operand_open(struct cr_operand *operand, const struct cr_kerne
     /* A packed matrix is read several times as fast by tiles of many rows: rows of the original that lie a power of two
      * apart share a few cache sets. So is it by one row if its rows lie pages apart: LSTM 100,1,256,1024 back through
      * row-major matrices 53 ms, packed 27. Packing costs about four products. Else one row gains a little from panels,
-     * in which it skips nothing, if they stay in a cache: RNN 100,1,256,512 0.86 and 0.72 ms, GRU 100,1,256,1024 11.4
+     * in which it skips nothing, if they stay in a cache: RNN 100,1,256,512 0.86 and 0.75 ms, GRU 100,1,256,1024 11.4
      * and 12.1. */
     const int scattered = rows > 1 || matrix->row * kernels->size % PAGE == 0;
     const int many = scattered ? products * cr_ceil_div(rows, kernels->rows) > 4
