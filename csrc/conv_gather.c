@@ -88,6 +88,12 @@ static void stage_rows(struct cr_gather_walk *walk, int64_t row, int64_t end, in
     const int64_t source = plan->spreads ? channel / plan->gather->out_channels * copies : channel;
     int64_t *const first = walk->first, last[3];
 
+    if (walk->staged_row == row && walk->staged_end == end && walk->first_channel == channel &&
+        walk->staged_channels == channels)
+        return;
+    walk->staged_row = row;
+    walk->staged_end = end;
+    walk->staged_channels = channels;
     reach_of_rows(plan, images > 1 ? segment * plan->rows : row, images > 1 ? (segment + 1) * plan->rows : end, first,
                   last);
     const int64_t slices = last[0] - first[0], rows = last[1] - first[1], columns = last[2] - first[2];
@@ -196,65 +202,98 @@ static void run_rows_aside(struct cr_gather_walk *walk, int64_t row, int64_t end
     }
 }
 
+static void select_chunk(struct cr_gather_walk *walk, int64_t chunk)
+{
+    const struct cr_gather_plan *plan = walk->plan;
+    const int64_t channels = plan->gather->in_channels, of_channels = cr_ceil_div(channels, plan->channel_chunk);
+
+    walk->tap = chunk / of_channels * plan->tap_chunk;
+    walk->tap_end = cr_smaller(walk->tap + plan->tap_chunk, plan->taps);
+    walk->c = chunk % of_channels * plan->channel_chunk;
+    walk->c_end = cr_smaller(walk->c + plan->channel_chunk, channels);
+    walk->first_chunk = chunk == 0;
+    walk->last_chunk = chunk == plan->chunks - 1;
+}
+
+/* Rows of a panel, of a tap and an in-channel each, before those of the chunk at work. */
+static int64_t rows_before(const struct cr_gather_walk *walk)
+{
+    return walk->tap * walk->plan->gather->in_channels + walk->c * (walk->tap_end - walk->tap);
+}
+
 static void select_panel(struct cr_gather_walk *walk, int64_t panel)
 {
     const struct cr_gather_plan *plan = walk->plan;
     const int64_t place = panel - walk->first_panel;
-    /* The chunks of a prepared panel lie one after the other; in the workspace there is one. */
-    const int64_t chunk =
-        plan->whole ? walk->tap * plan->gather->in_channels + walk->c * (walk->tap_end - walk->tap) : 0;
     const int64_t at =
         place / plan->panel_share * plan->panel_next +
-        place % plan->panel_share * plan->gather->out_channels + chunk * plan->panel_row;
+        place % plan->panel_share * plan->gather->out_channels + (rows_before(walk) - walk->first_row) * plan->panel_row;
     walk->group = panel / plan->panels_of_group;
     walk->channel = panel % plan->panels_of_group * plan->panel_channels;
     walk->channels = cr_smaller(plan->panel_channels, plan->vector_channels - walk->channel);
     walk->panel = cr_at(walk->panels, at, plan->kernels->size);
 }
 
+/* Rows [row, end), a band, of panels [panel, panel_end), for the chunk at work. */
+static void run_band(struct cr_gather_walk *walk, int64_t panel, int64_t panel_end, int64_t row, int64_t end)
+{
+    const struct cr_gather_plan *plan = walk->plan;
+
+    for (int64_t i = panel; i < panel_end; i++) {
+        select_panel(walk, i);
+        if (plan->stages && plan->orientation == CR_DIAGONAL)
+            stage_rows(walk, row, end, walk->channel, walk->channels);
+        else if (plan->stages && (i == panel || i % plan->panels_of_group == 0))
+            stage_rows(walk, row, end, walk->group * plan->gather->in_channels + walk->c, walk->c_end - walk->c);
+        (plan->result_rows ? run_rows_aside : run_rows)(walk, row, end);
+    }
+}
+
+/* Rows [row, end) of panels [panel, panel_end), a batch, for chunks [chunk, chunk_end): each band of rows for all of
+ * them. */
+static void run_chunks(struct cr_gather_walk *walk, int64_t panel, int64_t panel_end, int64_t row, int64_t end,
+                       int64_t chunk, int64_t chunk_end)
+{
+    const struct cr_gather_plan *plan = walk->plan;
+    const int64_t height = plan->gather->axis[1].targets;
+    const int64_t band = plan->stages || panel_end - panel > 1 || chunk_end - chunk > 1 ? plan->band : end - row;
+
+    select_chunk(walk, chunk);
+    walk->first_row = plan->whole ? 0 : rows_before(walk);
+    for (int64_t j = chunk; plan->packs && j < chunk_end; j++) {
+        select_chunk(walk, j);
+        for (int64_t i = panel, of_group; i < panel_end; i += of_group) {
+            of_group = cr_smaller(panel_end - i, plan->panels_of_group - i % plan->panels_of_group);
+            select_panel(walk, i);
+            pack_chunk(walk, cr_smaller(of_group * plan->panel_channels, plan->vector_channels - walk->channel));
+        }
+    }
+    for (int64_t start = row, next; start < end; start = next) {
+        next = cr_smaller(start + band, end);
+        /* Of a copy, rows of one slice, or slices of one image, or images, each from its first row on. */
+        if (plan->stages && (band < height || start % height))
+            next = cr_smaller(next, (start / height + 1) * height);
+        if (plan->stages && (plan->stage_images == 1 || start % plan->rows))
+            next = cr_smaller(next, (start / plan->rows + 1) * plan->rows);
+        for (int64_t j = chunk; j < chunk_end; j++) {
+            select_chunk(walk, j);
+            run_band(walk, panel, panel_end, start, next);
+        }
+    }
+}
+
 /* Rows [row, end) of panels [panel, panel_end), a batch. */
 static void run_batch(struct cr_gather_walk *walk, int64_t panel, int64_t panel_end, int64_t row, int64_t end)
 {
     const struct cr_gather_plan *plan = walk->plan;
-    const struct cr_gather *gather = plan->gather;
-    const int64_t band = plan->stages || panel_end - panel > 1 ? plan->band : end - row;
-    const int64_t height = gather->axis[1].targets;
 
     walk->first_panel = plan->whole ? 0 : panel;
     walk->batch_channel = panel % plan->panels_of_group * plan->panel_channels;
     walk->batch_end = cr_smaller(plan->vector_channels,
                                  walk->batch_channel + (panel_end - panel) * plan->panel_channels);
-    for (walk->tap = 0; walk->tap < plan->taps; walk->tap = walk->tap_end) {
-        walk->tap_end = cr_smaller(walk->tap + plan->tap_chunk, plan->taps);
-        for (walk->c = 0; walk->c < gather->in_channels; walk->c = walk->c_end) {
-            walk->c_end = cr_smaller(walk->c + plan->channel_chunk, gather->in_channels);
-            walk->first_chunk = walk->tap == 0 && walk->c == 0;
-            walk->last_chunk = walk->tap_end == plan->taps && walk->c_end == gather->in_channels;
-            for (int64_t i = panel, of_group; plan->packs && i < panel_end; i += of_group) {
-                of_group = cr_smaller(panel_end - i, plan->panels_of_group - i % plan->panels_of_group);
-                select_panel(walk, i);
-                pack_chunk(walk,
-                           cr_smaller(of_group * plan->panel_channels, plan->vector_channels - walk->channel));
-            }
-            for (int64_t start = row, next; start < end; start = next) {
-                next = cr_smaller(start + band, end);
-                /* Of a copy, rows of one slice, or slices of one image, or images, each from its first row on. */
-                if (plan->stages && (band < height || start % height))
-                    next = cr_smaller(next, (start / height + 1) * height);
-                if (plan->stages && (plan->stage_images == 1 || start % plan->rows))
-                    next = cr_smaller(next, (start / plan->rows + 1) * plan->rows);
-                for (int64_t i = panel; i < panel_end; i++) {
-                    select_panel(walk, i);
-                    if (plan->stages && plan->orientation == CR_DIAGONAL)
-                        stage_rows(walk, start, next, walk->channel, walk->channels);
-                    else if (plan->stages && (i == panel || i % plan->panels_of_group == 0))
-                        stage_rows(walk, start, next, walk->group * gather->in_channels + walk->c,
-                                   walk->c_end - walk->c);
-                    (plan->result_rows ? run_rows_aside : run_rows)(walk, start, next);
-                }
-            }
-        }
-    }
+    for (int64_t chunk = 0; chunk < plan->chunks; chunk += plan->chunks_together)
+        run_chunks(walk, panel, panel_end, row, end, chunk,
+                   cr_smaller(plan->chunks, chunk + plan->chunks_together));
 }
 
 /* Rows [row, end) of panels [panel, panel_end), batch by batch. */

@@ -30,6 +30,7 @@ struct cr_gather_plan {
     int64_t panels_of_group, panels; /* panels: disjoint ranges of the channels of y */
     int64_t panel_channels;
     int64_t taps, tap_chunk, channel_chunk; /* what of a panel is packed at a time */
+    int64_t chunks, chunks_together;        /* of all; those packed together, which take turns in each band of rows */
     int64_t panel_row, panel_next;          /* strides of panels, in elements: along (tap, c), and to the next panel */
     int64_t panel_share;                    /* so many lie side by side in one: those of narrow groups */
     int64_t batch;                          /* panels that are packed together, */
@@ -62,9 +63,11 @@ struct cr_gather_walk {
     int64_t batch_channel, batch_end; /* of which the batch has these */
     int64_t tap, tap_end;             /* the chunk: taps [tap, tap_end), */
     int64_t c, c_end;                 /* in-channels [c, c_end) of the group */
+    int64_t first_row;                /* of the panels that are packed: so many rows of them all come before it */
     int first_chunk, last_chunk;
     struct cr_tensor x;               /* gather's, or the copy of a part of an image, which begins at */
     int64_t first_image, first[3], first_channel; /* this image, slice, row, column and channel of it */
+    int64_t staged_row, staged_end, staged_channels; /* the copy has what these rows read of so many channels */
     char *stage;
     struct cr_tensor y; /* gather's, or a part of it in result, which begins at */
     char *result;

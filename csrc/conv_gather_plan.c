@@ -7,7 +7,7 @@
 /* Weights are packed several panels side by side, a batch: the longer the rows that are read, the faster. It stays in a
  * second-level cache while the pixels stream by, in bands that stay there too. */
 enum { PANEL_ROWS = 1536, CHANNEL_CHUNK = 1024, CHANNELS_LEAST = 64 };
-enum { BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18, STAGE_BYTES = 1 << 18, RESULT_BYTES = 1 << 17 };
+enum { BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18, STAGE_BYTES = 3 << 17, RESULT_BYTES = 1 << 17 };
 
 /* Columns of a segment, at least: ten tiles or so, of which the last need not be full. */
 enum { SEGMENT_LEAST = 128 };
@@ -236,6 +236,12 @@ static void set_blocks(struct cr_gather_plan *plan)
     const int64_t most = cr_larger(1, BATCH_BYTES / (plan->tap_chunk * plan->channel_chunk * plan->panel_row * size));
     const int64_t together = plan->across_groups ? plan->panels : plan->panels_of_group;
     plan->batch = cr_ceil_div(together, cr_ceil_div(together, most));
+    const int64_t chunk_rows = plan->tap_chunk * plan->channel_chunk;
+    plan->chunks_together = cr_smaller(plan->chunks,
+                                       cr_larger(1, BATCH_BYTES / (plan->batch * chunk_rows * plan->panel_row * size)));
+    if (!plan->whole)
+        plan->panel_next =
+            plan->panel_row * cr_smaller(plan->chunks_together * chunk_rows, plan->taps * gather->in_channels);
     plan->shares_rows = row_bytes * (double)rows > BATCH_BYTES && rows >= 8 * parts;
     /* Whole images, or equal parts of one. */
     const int64_t band = row_bytes < BAND_BYTES ? (int64_t)(BAND_BYTES / row_bytes) : 1;
@@ -285,6 +291,7 @@ static struct cr_gather_plan plan_of(const struct cr_gather *gather)
     plan.channel_chunk = cr_ceil_div(gather->in_channels, cr_ceil_div(gather->in_channels, plan.channel_chunk));
     plan.tap_chunk = cr_smaller(plan.taps, cr_larger(1, PANEL_ROWS / plan.channel_chunk));
     if (plan.tap_chunk > axis[2].kernel) plan.tap_chunk -= plan.tap_chunk % axis[2].kernel;
+    plan.chunks = cr_ceil_div(plan.taps, plan.tap_chunk) * cr_ceil_div(gather->in_channels, plan.channel_chunk);
     return plan;
 }
 
@@ -351,6 +358,7 @@ struct cr_gather_plan cr_gather_plan_panels(const struct cr_gather *gather)
     plan.packs = plan.whole = 1;
     set_panels(&plan);
     plan.batch = plan.panels;
+    plan.chunks_together = plan.chunks;
     return plan;
 }
 
