@@ -57,10 +57,12 @@ struct line {
     int64_t columns;
 };
 
-static struct line line_of(const struct cr_kernels *kernels, int64_t m, int64_t n)
+static struct line line_of(const struct cr_gather_plan *plan, int64_t m, int64_t n)
 {
+    const struct cr_kernels *kernels = plan->kernels;
     const int64_t strips = cr_ceil_div(m, kernels->rows);
-    return (struct line){m, n, strips, m / strips, m % strips, cr_columns(kernels, m)};
+    const int columns = plan->tile == kernels->dots ? kernels->columns : cr_columns(kernels, m);
+    return (struct line){m, n, strips, m / strips, m % strips, columns};
 }
 
 /* A, B and C begin at a, b and c. */
@@ -71,7 +73,7 @@ static void run_line(const struct cr_gather_plan *plan, const struct line *line,
     const int64_t size = plan->kernels->size;
 
     for (int64_t j = 0; j < line->n; j += line->columns) {
-        tile->b = cr_at(b, j, size);
+        tile->b = cr_at(b, j * tile->b_n, size);
         tile->n = (int)cr_smaller(line->columns, line->n - j);
         for (int64_t strip = 0, i = 0; strip < line->strips; strip++, i += tile->m) {
             tile->a = cr_at(a, i * tile->a_row, size);
@@ -138,8 +140,8 @@ static void run_tiles(const struct cr_gather_walk *walk, int64_t steps, int64_t 
 
     const int64_t channels = walk->orientation == CR_CHANNELS ? channels_of_tiles(walk, along.count) : walk->channels;
     if (channels == 0) return;
-    const struct line form = pixels ? line_of(plan->kernels, channels, along.count)
-                                    : line_of(plan->kernels, along.count, channels);
+    const struct line form = pixels ? line_of(plan, channels, along.count)
+                                    : line_of(plan, along.count, channels);
     const int64_t x_first = (walk->image - walk->first_image) * x->batch;
     const int64_t y_first = (walk->image - walk->out_image) * y->batch + r->target[0] * y->space[0] +
                             (r->target[1] - walk->out_row) * y->space[1] +
@@ -149,9 +151,11 @@ static void run_tiles(const struct cr_gather_walk *walk, int64_t steps, int64_t 
     void *const c = cr_at(tile.c, y_first, size);
 
     tile.batch = steps;
-    if (pixels)
+    tile.b_n = 1;
+    if (pixels) {
+        tile.b_n = along.x;
         tile.c_column = along.y;
-    else {
+    } else {
         tile.a_row = along.x;
         tile.b_gap = plan->from_panels ? plan->panel_next - plan->panel_channels : 0;
         tile.c_row = along.y;
@@ -194,8 +198,10 @@ void cr_gather_rectangle(void *context)
     const struct cr_gather_plan *plan = walk->plan;
     const struct cr_gather *gather = plan->gather;
     const int narrow = r->count[2] < r->count[1] && 2 * r->count[2] < plan->kernels->lanes;
+    const int by_channels = narrow && plan->orientation == CR_PIXELS && plan->from_panels &&
+                            plan->tile == plan->kernels->product;
 
-    walk->orientation = plan->orientation == CR_PIXELS && plan->from_panels && narrow ? CR_CHANNELS : plan->orientation;
+    walk->orientation = by_channels ? CR_CHANNELS : plan->orientation;
     const struct cr_tensor *x = &walk->x, *w = gather->w;
     const int64_t packed_tap = (walk->c_end - walk->c) * plan->panel_row;
     const int64_t taps = taps_are_one_step(walk) ? r->pair_count[2] : 1;

@@ -10,6 +10,7 @@
  *     conv forward, channels as vectors    product   x: pixels x C           w, packed: C x K     y: pixels x K
  *     conv forward, pixels as vectors      product   w: K x C                x: C x pixels        y: K x pixels
  *     conv backward_data                   the same two, of dy and w with C and K exchanged
+ *     the same, 1x1 with one channel of y  dots      w: 1 x C                x: pixels x C           y: 1 x pixels
  *     the same by Winograd, at a point     product   x, evaluated: tiles x C w, evaluated: C x K  tiles x K
  *     conv backward_weights                product   x: C x pixels           dy, packed: pixels x K    dw: C x K, or
  *                                                    x and dy exchanged
@@ -44,8 +45,8 @@ struct cr_step {
 
 /* product:   C[m,n] (+)= sum_i sum_k A_i[m,k] * B_i[k,n]
  * diagonal:  C[m,n] (+)= sum_i sum_k A_i[m,k,n] * B_i[k,n]     n is an axis of A too, contiguous
- * dots:      C[n]   (+)= sum_k A[k] * B[n,k]                   m = 1, one step, B contiguous along k: what reads a
- *                                                              matrix once needs no panels of it
+ * dots:      C[n]   (+)= sum_i sum_k A_i[k] * B_i[n,k]         m = 1, n <= columns, B contiguous along k: what reads
+ *                                                              a matrix once needs no panels of it
  *
  *            n                       The terms of one output are added in ascending (i, k) into one accumulator that
  *         +-----+                    starts at zero; C (if accumulate), then bias are added to that sum, and the
@@ -155,7 +156,7 @@ struct cr_kernels {
 
     void (*product)(const struct cr_tile *tile);
     void (*diagonal)(const struct cr_tile *tile);
-    void (*dots)(const struct cr_tile *tile); /* C contiguous; no bias_row, no activation */
+    void (*dots)(const struct cr_tile *tile);
 
     /* Element (i, j) of a matrix, source[i*source_k + j*source_n], i < k, j < n, into the panels. */
     void (*pack)(const struct cr_panels *to, const void *source, int64_t k, int64_t n, int64_t source_k,
