@@ -215,35 +215,21 @@ static void select_chunk(struct cr_gather_walk *walk, int64_t chunk)
     walk->last_chunk = chunk == plan->chunks - 1;
 }
 
-/* Rows of a panel, of a tap and an in-channel each, before those of the chunk at work. */
-static int64_t rows_before(const struct cr_gather_walk *walk)
-{
-    return walk->tap * walk->plan->gather->in_channels + walk->c * (walk->tap_end - walk->tap);
-}
-
-static void select_panel(struct cr_gather_walk *walk, int64_t panel)
-{
-    const struct cr_gather_plan *plan = walk->plan;
-    const int64_t place = panel - walk->first_panel;
-    const int64_t at =
-        place / plan->panel_share * plan->panel_next +
-        place % plan->panel_share * plan->gather->out_channels + (rows_before(walk) - walk->first_row) * plan->panel_row;
-    walk->group = panel / plan->panels_of_group;
-    walk->channel = panel % plan->panels_of_group * plan->panel_channels;
-    walk->channels = cr_smaller(plan->panel_channels, plan->vector_channels - walk->channel);
-    walk->panel = cr_at(walk->panels, at, plan->kernels->size);
-}
-
 /* Rows [row, end), a band, of panels [panel, panel_end), for the chunk at work. */
 static void run_band(struct cr_gather_walk *walk, int64_t panel, int64_t panel_end, int64_t row, int64_t end)
 {
     const struct cr_gather_plan *plan = walk->plan;
 
-    for (int64_t i = panel; i < panel_end; i++) {
-        select_panel(walk, i);
+    for (int64_t i = panel; i < panel_end; i = walk->walked_end) {
+        const int64_t of_group = plan->panels_of_group - i % plan->panels_of_group;
+        int64_t count = cr_smaller(plan->panels_walked, panel_end - i);
+        if (plan->stages) count = cr_smaller(count, plan->orientation == CR_DIAGONAL ? 1 : of_group);
+        walk->walked = i;
+        walk->walked_end = i + count;
+        cr_gather_select_panel(walk, i);
         if (plan->stages && plan->orientation == CR_DIAGONAL)
             stage_rows(walk, row, end, walk->channel, walk->channels);
-        else if (plan->stages && (i == panel || i % plan->panels_of_group == 0))
+        else if (plan->stages)
             stage_rows(walk, row, end, walk->group * plan->gather->in_channels + walk->c, walk->c_end - walk->c);
         (plan->result_rows ? run_rows_aside : run_rows)(walk, row, end);
     }
@@ -259,12 +245,12 @@ static void run_chunks(struct cr_gather_walk *walk, int64_t panel, int64_t panel
     const int64_t band = plan->stages || panel_end - panel > 1 || chunk_end - chunk > 1 ? plan->band : end - row;
 
     select_chunk(walk, chunk);
-    walk->first_row = plan->whole ? 0 : rows_before(walk);
+    walk->first_row = plan->whole ? 0 : cr_gather_rows_before(walk);
     for (int64_t j = chunk; plan->packs && j < chunk_end; j++) {
         select_chunk(walk, j);
         for (int64_t i = panel, of_group; i < panel_end; i += of_group) {
             of_group = cr_smaller(panel_end - i, plan->panels_of_group - i % plan->panels_of_group);
-            select_panel(walk, i);
+            cr_gather_select_panel(walk, i);
             pack_chunk(walk, cr_smaller(of_group * plan->panel_channels, plan->vector_channels - walk->channel));
         }
     }

@@ -33,6 +33,7 @@ struct cr_gather_plan {
     int64_t chunks, chunks_together;        /* of all; those packed together, which take turns in each band of rows */
     int64_t panel_row, panel_next;          /* strides of panels, in elements: along (tap, c), and to the next panel */
     int64_t panel_share;                    /* so many lie side by side in one: those of narrow groups */
+    int64_t panels_walked;                  /* panels that take turns in each rectangle of y */
     int64_t batch;                          /* panels that are packed together, */
     int across_groups;                      /* of several groups, whose pixels share cache lines */
     int64_t segments;                       /* ranges of columns that an image of y is cut into */
@@ -58,6 +59,7 @@ struct cr_gather_walk {
     struct cr_step *steps;
     char *panels;                     /* where they lie, */
     int64_t first_panel;              /* this one first */
+    int64_t walked, walked_end;       /* those that take turns in the rectangle */
     void *panel;                      /* the chunk of the one at work */
     int64_t group, channel, channels; /* it: y's channels [channel, channel + channels) of a group, */
     int64_t batch_channel, batch_end; /* of which the batch has these */
@@ -86,7 +88,13 @@ CR_HIDDEN struct cr_gather_plan cr_gather_plan_panels(const struct cr_gather *ga
 /* Opens the plan's workspace, in scratch. */
 CR_HIDDEN enum cr_status cr_gather_open_workspace(struct cr_gather_plan *plan, struct cr_scratch *scratch);
 
-/* All tiles of walk->rectangle, for the chunk of the panel at work. context: the walk. */
+/* Rows of a panel, of a tap and an in-channel each, before those of the chunk at work. */
+CR_HIDDEN int64_t cr_gather_rows_before(const struct cr_gather_walk *walk);
+
+/* Puts a panel to work, its channels and where its chunk lies. */
+CR_HIDDEN void cr_gather_select_panel(struct cr_gather_walk *walk, int64_t panel);
+
+/* All tiles of walk->rectangle, for the chunk of the panels that are walked together. context: the walk. */
 CR_HIDDEN void cr_gather_rectangle(void *context);
 
 #endif

@@ -9,6 +9,10 @@
 enum { PANEL_ROWS = 1536, CHANNEL_CHUNK = 1024, CHANNELS_LEAST = 64 };
 enum { BATCH_BYTES = 1 << 20, BAND_BYTES = 1 << 18, STAGE_BYTES = 3 << 17, RESULT_BYTES = 1 << 17 };
 
+/* Panels that are walked together: finding the rectangles of 7x7 pixels takes as long as their products with a 5x5
+ * depthwise panel. They have to stay in a first-level cache. */
+enum { WALKED_BYTES = 1 << 15 };
+
 /* Columns of a segment, at least: ten tiles or so, of which the last need not be full. */
 enum { SEGMENT_LEAST = 128 };
 
@@ -355,6 +359,8 @@ struct cr_gather_plan cr_gather_plan(const struct cr_gather *gather, const void 
     set_panels(&plan);
     set_blocks(&plan);
     set_result(&plan);
+    const int64_t panel_bytes = plan.tap_chunk * plan.channel_chunk * plan.panel_row * plan.kernels->size;
+    plan.panels_walked = plan.result_rows ? 1 : cr_larger(1, WALKED_BYTES / panel_bytes);
     return plan;
 }
 

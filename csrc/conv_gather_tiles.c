@@ -1,6 +1,24 @@
 /* The tiles of a gather: those of one rectangle of targets, whose taps are one list of steps. */
 #include "conv_gather.h"
 
+int64_t cr_gather_rows_before(const struct cr_gather_walk *walk)
+{
+    return walk->tap * walk->plan->gather->in_channels + walk->c * (walk->tap_end - walk->tap);
+}
+
+void cr_gather_select_panel(struct cr_gather_walk *walk, int64_t panel)
+{
+    const struct cr_gather_plan *plan = walk->plan;
+    const int64_t place = panel - walk->first_panel;
+    const int64_t at =
+        place / plan->panel_share * plan->panel_next +
+        place % plan->panel_share * plan->gather->out_channels + (cr_gather_rows_before(walk) - walk->first_row) * plan->panel_row;
+    walk->group = panel / plan->panels_of_group;
+    walk->channel = panel % plan->panels_of_group * plan->panel_channels;
+    walk->channels = cr_smaller(plan->panel_channels, plan->vector_channels - walk->channel);
+    walk->panel = cr_at(walk->panels, at, plan->kernels->size);
+}
+
 /* The steps are of `taps` taps each, along the width. */
 static struct cr_tile tile_of_walk(const struct cr_gather_walk *walk, int64_t taps, int begin, int finish)
 {
@@ -111,8 +129,9 @@ static int64_t channels_of_tiles(const struct cr_gather_walk *walk, int64_t pixe
     return cr_larger(walk->channels, cr_smaller(width, walk->batch_end - walk->channel));
 }
 
-/* All tiles of the rectangle, in images [image, image_end), of the steps gathered so far. */
-static void run_tiles(const struct cr_gather_walk *walk, int64_t steps, int64_t taps, int begin, int finish)
+/* All tiles of the rectangle, of the panels that are walked together, in images [image, image_end), of the steps gathered
+ * so far. */
+static void run_tiles(struct cr_gather_walk *walk, int64_t steps, int64_t taps, int begin, int finish)
 {
     const struct cr_gather_plan *plan = walk->plan;
     const struct cr_rectangle *r = &walk->rectangle;
@@ -123,7 +142,6 @@ static void run_tiles(const struct cr_gather_walk *walk, int64_t steps, int64_t 
     struct extent images = {walk->image_end - walk->image, x->batch, y->batch};
     struct extent rows = {r->count[1], cr_axis_source_step(height) * x->space[1], height->phases * y->space[1]};
     struct extent columns = {r->count[2], cr_axis_source_step(width) * x->space[2], width->phases * y->space[2]};
-    struct cr_tile tile = tile_of_walk(walk, taps, begin, finish);
 
     /* A tile lies along a row, or down a column where the rectangle is taller than wide; or goes through the images
      * where that leaves it few rows: 256 images of 4x4 pixels 11.6 ms, that way 3.4. What is not a row of y by pixels
@@ -138,37 +156,41 @@ static void run_tiles(const struct cr_gather_walk *walk, int64_t steps, int64_t 
     join(&inner, &along);
     if (inner.count == 1) join(&outer, &along);
 
-    const int64_t channels = walk->orientation == CR_CHANNELS ? channels_of_tiles(walk, along.count) : walk->channels;
-    if (channels == 0) return;
-    const struct line form = pixels ? line_of(plan, channels, along.count)
-                                    : line_of(plan, along.count, channels);
     const int64_t x_first = (walk->image - walk->first_image) * x->batch;
     const int64_t y_first = (walk->image - walk->out_image) * y->batch + r->target[0] * y->space[0] +
                             (r->target[1] - walk->out_row) * y->space[1] +
                             (r->target[2] - walk->out_column) * y->space[2];
-    const void *const a = pixels ? tile.a : cr_at(tile.a, x_first, size);
-    const void *const b = pixels ? cr_at(tile.b, x_first, size) : tile.b;
-    void *const c = cr_at(tile.c, y_first, size);
+    for (int64_t panel = walk->walked; panel < walk->walked_end; panel++) {
+        cr_gather_select_panel(walk, panel);
+        const int64_t channels =
+            walk->orientation == CR_CHANNELS ? channels_of_tiles(walk, along.count) : walk->channels;
+        if (channels == 0) continue;
+        const struct line form = pixels ? line_of(plan, channels, along.count) : line_of(plan, along.count, channels);
+        struct cr_tile tile = tile_of_walk(walk, taps, begin, finish);
+        const void *const a = pixels ? tile.a : cr_at(tile.a, x_first, size);
+        const void *const b = pixels ? cr_at(tile.b, x_first, size) : tile.b;
+        void *const c = cr_at(tile.c, y_first, size);
 
-    tile.batch = steps;
-    tile.b_n = 1;
-    if (pixels) {
-        tile.b_n = along.x;
-        tile.c_column = along.y;
-    } else {
-        tile.a_row = along.x;
-        tile.b_gap = plan->from_panels ? plan->panel_next - plan->panel_channels : 0;
-        tile.c_row = along.y;
-    }
-    for (int64_t i = 0; i < outer.count; i++)
-        for (int64_t j = 0; j < inner.count; j++) {
-            const int64_t x_line = i * outer.x + j * inner.x;
-            void *const c_line = cr_at(c, i * outer.y + j * inner.y, size);
-            if (pixels)
-                run_line(plan, &form, &tile, a, cr_at(b, x_line, size), c_line);
-            else
-                run_line(plan, &form, &tile, cr_at(a, x_line, size), b, c_line);
+        tile.batch = steps;
+        tile.b_n = 1;
+        if (pixels) {
+            tile.b_n = along.x;
+            tile.c_column = along.y;
+        } else {
+            tile.a_row = along.x;
+            tile.b_gap = plan->from_panels ? plan->panel_next - plan->panel_channels : 0;
+            tile.c_row = along.y;
         }
+        for (int64_t i = 0; i < outer.count; i++)
+            for (int64_t j = 0; j < inner.count; j++) {
+                const int64_t x_line = i * outer.x + j * inner.x;
+                void *const c_line = cr_at(c, i * outer.y + j * inner.y, size);
+                if (pixels)
+                    run_line(plan, &form, &tile, a, cr_at(b, x_line, size), c_line);
+                else
+                    run_line(plan, &form, &tile, cr_at(a, x_line, size), b, c_line);
+            }
+    }
 }
 
 /* Whether the taps of the rectangle along the width can be one step: equally spaced in x and in w and of one channel
