@@ -161,12 +161,20 @@ static void run_rows(struct cr_gather_walk *walk, int64_t row, int64_t end)
     }
 }
 
+/* The channels of y, from the panel at work on, of the panels of a group that are walked together. */
+static int64_t channels_walked(const struct cr_gather_walk *walk)
+{
+    const struct cr_gather_plan *plan = walk->plan;
+    return cr_smaller(plan->vector_channels - walk->channel, (walk->walked_end - walk->walked) * plan->panel_channels);
+}
+
 /* The same, y by way of result. */
 static void run_rows_aside(struct cr_gather_walk *walk, int64_t row, int64_t end)
 {
     const struct cr_gather_plan *plan = walk->plan;
     const struct cr_tensor *y = plan->gather->y;
-    const int64_t size = plan->kernels->size, channels = walk->channels, height = plan->gather->axis[1].targets;
+    const int64_t size = plan->kernels->size, channels = channels_walked(walk);
+    const int64_t height = plan->gather->axis[1].targets;
     const int64_t channel = walk->group * plan->gather->out_channels + walk->channel;
 
     for (int64_t next; row < end; row = next) {
@@ -222,13 +230,13 @@ static void run_band(struct cr_gather_walk *walk, int64_t panel, int64_t panel_e
 
     for (int64_t i = panel; i < panel_end; i = walk->walked_end) {
         const int64_t of_group = plan->panels_of_group - i % plan->panels_of_group;
-        int64_t count = cr_smaller(plan->panels_walked, panel_end - i);
-        if (plan->stages) count = cr_smaller(count, plan->orientation == CR_DIAGONAL ? 1 : of_group);
+        const int64_t most = plan->stages || plan->result_rows ? cr_smaller(of_group, plan->panels_walked)
+                                                                : plan->panels_walked;
         walk->walked = i;
-        walk->walked_end = i + count;
+        walk->walked_end = i + cr_smaller(most, panel_end - i);
         cr_gather_select_panel(walk, i);
         if (plan->stages && plan->orientation == CR_DIAGONAL)
-            stage_rows(walk, row, end, walk->channel, walk->channels);
+            stage_rows(walk, row, end, walk->channel, channels_walked(walk));
         else if (plan->stages)
             stage_rows(walk, row, end, walk->group * plan->gather->in_channels + walk->c, walk->c_end - walk->c);
         (plan->result_rows ? run_rows_aside : run_rows)(walk, row, end);

@@ -171,6 +171,24 @@ static int spreading_pays(const struct cr_gather_plan *plan, double by_pixels)
     return 3 * vectors + 1.2 * terms < 1.5 * terms / by_pixels + transposing;
 }
 
+/* Panels of so many rows that are walked together. */
+static int64_t panels_walked(const struct cr_gather_plan *plan, int64_t rows, int64_t columns)
+{
+    return cr_larger(1, WALKED_BYTES / (rows * columns * plan->kernels->size));
+}
+
+/* Of a depthwise convolution, panels that are copied together: as many of few small images as have room for y, too. */
+static int64_t panels_copied(const struct cr_gather_plan *plan)
+{
+    const struct cr_gather *gather = plan->gather;
+    const struct cr_axis *axis = gather->axis;
+    const int64_t columns = plan->kernels->columns, panels = cr_ceil_div(gather->groups, columns);
+    const double panel_bytes = (double)gather->N * (double)axis[0].sources * (double)axis[1].sources *
+                               (double)axis[2].sources * (double)(columns * plan->kernels->size);
+    const int64_t fit = (int64_t)(RESULT_BYTES / (1 + panel_bytes));
+    return cr_larger(1, cr_smaller(cr_smaller(panels, fit), panels_walked(plan, plan->taps, columns)));
+}
+
 /* Which tiles, and whether x is copied for them. */
 static void choose_tiles(struct cr_gather_plan *plan)
 {
@@ -194,7 +212,7 @@ static void choose_tiles(struct cr_gather_plan *plan)
     plan->tile = plan->kernels->product;
     const int copies = !by_channel && (!by_pixel || copies_depthwise(plan));
     if (is_depthwise(gather) &&
-        (by_channel || (copies && set_stage(plan, plan->kernels->columns, 0, HUGE_VAL)))) {
+        (by_channel || (copies && set_stage(plan, panels_copied(plan) * plan->kernels->columns, 0, HUGE_VAL)))) {
         plan->orientation = CR_DIAGONAL;
         plan->tile = plan->kernels->diagonal;
         plan->stages = !by_channel;
@@ -284,7 +302,7 @@ static void set_result(struct cr_gather_plan *plan)
 
     plan->result_rows = 0;
     if (!by_pixels || !at_once || plan->orientation == CR_PIXELS || in_rows) return;
-    plan->result_rows = RESULT_BYTES / plan->kernels->size / plan->panel_channels / segment;
+    plan->result_rows = RESULT_BYTES / plan->kernels->size / (plan->panel_channels * plan->panels_walked) / segment;
     if (plan->result_rows > plan->rows) plan->result_rows -= plan->result_rows % plan->rows;
 }
 
@@ -321,6 +339,9 @@ static void set_panels(struct cr_gather_plan *plan)
     plan->panels_of_group = cr_ceil_div(plan->vector_channels, plan->panel_channels);
     plan->panels = plan->panels_of_group * (diagonal ? 1 : gather->groups);
     plan->panel_share = alone ? groups_of_tile(plan) : 1;
+    plan->panels_walked = diagonal && plan->stages
+                              ? plan->spreads ? 1 : panels_copied(plan)
+                              : panels_walked(plan, plan->tap_chunk * plan->channel_chunk, columns);
     plan->panel_row = cr_smaller(columns, alone ? channels : plan->vector_channels);
     plan->panel_next = plan->panel_row * (plan->whole ? plan->taps * gather->in_channels
                                                       : plan->tap_chunk * plan->channel_chunk);
@@ -359,8 +380,6 @@ struct cr_gather_plan cr_gather_plan(const struct cr_gather *gather, const void 
     set_panels(&plan);
     set_blocks(&plan);
     set_result(&plan);
-    const int64_t panel_bytes = plan.tap_chunk * plan.channel_chunk * plan.panel_row * plan.kernels->size;
-    plan.panels_walked = plan.result_rows ? 1 : cr_larger(1, WALKED_BYTES / panel_bytes);
     return plan;
 }
 
