@@ -210,7 +210,8 @@ static void open_stage(struct walk *walk, int64_t slice)
     memset(walk->staged, 0, (size_t)plan->stage_rows);
 }
 
-/* Copies the channels of a row of x, at offset, unless another tap has seen it, and returns where. */
+/* Copies the channels of a row of x, at offset, unless another tap has seen it, and returns where; the rows that follow
+ * it in memory are copied with it. */
 static int64_t stage_row(const struct walk *walk, int64_t row, int64_t offset, int64_t columns)
 {
     const struct plan *plan = walk->plan;
@@ -223,8 +224,14 @@ static int64_t stage_row(const struct walk *walk, int64_t row, int64_t offset, i
 
     assert(number >= 0 && number < plan->stage_rows && columns <= plan->stage_columns);
     if (walk->staged[number]) return to;
-    walk->staged[number] = 1;
-    const int64_t apart = plan->spread_pixel;
+    /* Rows of a slice that follow each other are one, if they are too short to fill vectors. */
+    const int64_t apart = plan->spread_pixel, height = plan->axis[1].sources;
+    const int one_line = !apart && columns < 4 * plan->kernels->lanes && columns == plan->axis[2].sources &&
+                         columns == plan->stage_columns && x->space[1] == columns * x->space[2];
+    const int64_t most = one_line ? cr_smaller(height - row % height, plan->stage_rows - number) : 1;
+    int64_t rows = 1;
+    while (rows < most && !walk->staged[number + rows]) rows++;
+    memset(walk->staged + number, 1, (size_t)rows);
     if (apart)
         plan->kernels->pack(&(struct cr_panels){.data = walk->spread_row, .width = apart, .row = apart, .fold = 1},
                             source, columns, walk->channels / plan->out_channels * plan->in_channels, x->space[2],
@@ -232,7 +239,7 @@ static int64_t stage_row(const struct walk *walk, int64_t row, int64_t offset, i
     if (plan->spreads)
         plan->kernels->spread(&(struct cr_spread){.source = apart ? walk->spread_row : source,
                                                   .target = target,
-                                                  .rows = columns,
+                                                  .rows = rows * columns,
                                                   .n = walk->channels,
                                                   .in_channels = plan->in_channels,
                                                   .out_channels = plan->out_channels,
@@ -241,7 +248,8 @@ static int64_t stage_row(const struct walk *walk, int64_t row, int64_t offset, i
                                                   .below = plan->panel_channels});
     else
         plan->kernels->pack(&(struct cr_panels){.data = target, .width = pixel, .row = pixel, .fold = 1}, source,
-                            columns, plan->stages_group ? plan->in_channels : walk->channels, x->space[2], x->channel);
+                            rows * columns, plan->stages_group ? plan->in_channels : walk->channels, x->space[2],
+                            x->channel);
     return to;
 }
 
@@ -740,8 +748,10 @@ static void plan_pixels(struct plan *plan, const struct cr_conv *conv, const str
     if (plan->tiles < FEW && taps * plan->in_channels * conv->K <= SEGMENT_ELEMENTS)
         plan->segments = (int)cr_larger(1, cr_smaller(plan->line_blocks, cr_ceil_div(SHARES, plan->tiles)));
     plan->dw = dw;
-    plan->copies_dw =
-        plan->segments > 1 || (plan->stages_group && dw->space[2] != plan->in_channels * dw->channel);
+    /* A diagonal tile goes along channels of dy: where they lie apart in dw, each would transpose what it adds to there
+     * and back. 1,152 channels 7x7 with 5x5 kernels 155 us, that way 73. */
+    plan->copies_dw = plan->segments > 1 || (plan->diagonal && dw->batch != 1) ||
+                      (plan->stages_group && dw->space[2] != plan->in_channels * dw->channel);
     if (plan->copies_dw) { /* [segment][tap][in-channel][out-channel] */
         const int64_t K = conv->K, row = conv->kernel[2] * plan->in_channels * K;
         plan->segment_elements = taps * plan->in_channels * K;
