@@ -27,12 +27,15 @@ enum { STAGE_BYTES = 2048 * 1024 };
 /* dy is packed for more tiles of rows than that, x for more panels. */
 enum { UNITS_IN_PLACE = 4, PANELS_IN_PLACE = 16 };
 
+/* Of a dw that is copied to where it belongs, at a time. */
+enum { ROWS_OF_DW = 128 };
+
 /* Fewer tiles than FEW, of a dw of so many elements, are summed in segments until there are SHARES of them. */
 enum { FEW = 8, SHARES = 16, SEGMENT_ELEMENTS = 1024 };
 
 struct plan {
     const struct cr_kernels *kernels;
-    const struct cr_tensor *dy, *x, *dw; /* dw: the caller's, or segment_dw */
+    const struct cr_tensor *dy, *x, *dw, *caller_dw; /* dw: the caller's, or segment_dw */
     struct cr_axis axis[3];
     int diagonal, packs_dy, packs_x;
     int stages_x;                     /* x is read from a copy of the rows at work, [row][column][channel], */
@@ -609,30 +612,38 @@ static void run_part(void *context, int part, int parts)
     }
 }
 
-/* dw = the sum over segments, in their order. There out-channels lie side by side, or taps of a row, or neither. */
-static void add_segments(const struct plan *plan, const struct cr_conv *conv, const struct cr_tensor *dw)
+/* The sums of the segments are added up in their order, and go to dw, of in-channels that the part has. There
+ * out-channels lie side by side, or taps, or neither. */
+static void add_segments(void *context, int part, int parts)
 {
-    const int64_t size = plan->kernels->size, *kernel = conv->kernel, K = conv->K, tap = plan->in_channels * K;
-    const int by_channel = dw->batch == 1;
-    const int64_t taps = by_channel || dw->space[2] == 1 ? kernel[2] : 1;
-    void *const sums = plan->segment_dw.data;
+    const struct plan *plan = context;
+    const struct cr_tensor *dw = plan->caller_dw;
+    const int64_t kd = plan->axis[0].kernel, kh = plan->axis[1].kernel, kw = plan->axis[2].kernel;
+    const int64_t size = plan->kernels->size, K = plan->segment_dw.channel, tap = plan->in_channels * K;
+    const int by_channel = dw->batch == 1, by_tap = !by_channel && dw->space[2] == 1;
+    const int at_once = dw->space[1] == kw * dw->space[2] && dw->space[0] == kh * dw->space[1];
+    const int64_t count = kd * kh * kw, taps = !by_channel && !by_tap ? 1 : at_once ? count : kw;
     struct cr_panels to = {.width = INT64_MAX, .row = by_channel ? dw->space[2] : dw->batch, .fold = 1};
-    int64_t from = 0;
+    const int64_t first = cr_cut(plan->in_channels, part, parts), end = cr_cut(plan->in_channels, part + 1, parts);
 
     for (int64_t segment = 1; segment < plan->segments; segment++)
-        plan->kernels->add(plan->segment_elements, cr_at(sums, segment * plan->segment_elements, size), sums);
-    for (int64_t d = 0; d < kernel[0]; d++)
-        for (int64_t h = 0; h < kernel[1]; h++)
-            for (int64_t w = 0; w < kernel[2]; w += taps, from += taps * tap)
-                for (int64_t c = 0; c < plan->in_channels; c++) {
-                    const void *const source = cr_at(sums, from + c * K, size);
-                    to.data = cr_at(dw->data, c * dw->channel + d * dw->space[0] + h * dw->space[1] + w * dw->space[2],
-                                    size);
-                    if (by_channel)
-                        plan->kernels->pack(&to, source, taps, K, tap, 1);
-                    else
-                        plan->kernels->pack(&to, source, K, taps, 1, tap);
-                }
+        for (int64_t i = 0; i < count; i++) {
+            void *const sums = cr_at(plan->segment_dw.data, i * tap + first * K, size);
+            plan->kernels->add((end - first) * K, cr_at(sums, segment * plan->segment_elements, size), sums);
+        }
+    /* Some out-channels at a time, whose rows of dw stay in a cache from one in-channel to the next. */
+    for (int64_t k = 0; k < K; k += ROWS_OF_DW)
+        for (int64_t c = first; c < end; c++)
+            for (int64_t i = 0; i < count; i += taps) {
+                const void *const source = cr_at(plan->segment_dw.data, i * tap + c * K + k, size);
+                const int64_t rows = cr_smaller(ROWS_OF_DW, K - k);
+                to.data = cr_at(dw->data, k * dw->batch + c * dw->channel + i / (kh * kw) * dw->space[0] +
+                                              i / kw % kh * dw->space[1] + i % kw * dw->space[2], size);
+                if (by_channel)
+                    plan->kernels->pack(&to, source, taps, rows, tap, 1);
+                else
+                    plan->kernels->pack(&to, source, rows, taps, 1, tap);
+            }
 }
 
 /* ---- the plan ---- */
@@ -747,10 +758,14 @@ static void plan_pixels(struct plan *plan, const struct cr_conv *conv, const str
     plan->segment_elements = 0;
     if (plan->tiles < FEW && taps * plan->in_channels * conv->K <= SEGMENT_ELEMENTS)
         plan->segments = (int)cr_larger(1, cr_smaller(plan->line_blocks, cr_ceil_div(SHARES, plan->tiles)));
-    plan->dw = dw;
-    /* A diagonal tile goes along channels of dy: where they lie apart in dw, each would transpose what it adds to there
-     * and back. 1,152 channels 7x7 with 5x5 kernels 155 us, that way 73. */
-    plan->copies_dw = plan->segments > 1 || (plan->diagonal && dw->batch != 1) ||
+    plan->dw = plan->caller_dw = dw;
+    /* Where out-channels lie apart in dw, each tile would transpose what it adds to there and back. Of 1,152 channels
+     * 7x7 with 5x5 kernels 155 us, that way 73; 64 images 32x32 of 64 channels, 4x4 to 128, 22.8 ms and 18.9. Few
+     * pixels are few tiles: 16 images 8x8, 0.62 and 1.03. */
+    const int64_t outputs = conv->N * conv->out[0] * conv->out[1] * conv->out[2];
+    const int often = plan->diagonal || (taps > 1 && conv->groups == 1 && !plan->along_pixels && !plan->exchanged &&
+                                         outputs > PIXELS);
+    plan->copies_dw = plan->segments > 1 || (often && dw->batch != 1) ||
                       (plan->stages_group && dw->space[2] != plan->in_channels * dw->channel);
     if (plan->copies_dw) { /* [segment][tap][in-channel][out-channel] */
         const int64_t K = conv->K, row = conv->kernel[2] * plan->in_channels * K;
@@ -854,12 +869,13 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
     /* As in cr_gather. */
     const double weighed = plan.diagonal || plan.in_channels == 1 ? 4 * operations : operations;
     const int parts = (int)cr_smaller(cr_parts(weighed), plan.segments * plan.panels * plan.units);
-    const int64_t sums_bytes = plan.segments * plan.segment_elements * plan.kernels->size;
-    plan.workspace = cr_allocate(parts * plan.part_bytes + sums_bytes);
+    const int64_t sums_elements = plan.segments * plan.segment_elements;
+    plan.workspace = cr_allocate(parts * plan.part_bytes + sums_elements * plan.kernels->size);
     if (!plan.workspace) return CR_OUT_OF_MEMORY;
     plan.segment_dw.data = plan.workspace + parts * plan.part_bytes;
     cr_parallel(parts, run_part, &plan);
-    if (plan.copies_dw) add_segments(&plan, conv, dw);
+    if (plan.copies_dw)
+        cr_parallel((int)cr_smaller(cr_parts((double)sums_elements), plan.in_channels), add_segments, &plan);
     cr_release(plan.workspace);
     return CR_OK;
 }

@@ -12,7 +12,8 @@ void cr_gather_select_panel(struct cr_gather_walk *walk, int64_t panel)
     const int64_t place = panel - walk->first_panel;
     const int64_t at =
         place / plan->panel_share * plan->panel_next +
-        place % plan->panel_share * plan->gather->out_channels + (cr_gather_rows_before(walk) - walk->first_row) * plan->panel_row;
+        place % plan->panel_share * plan->gather->out_channels +
+        (cr_gather_rows_before(walk) - walk->first_row) * plan->panel_row;
     walk->group = panel / plan->panels_of_group;
     walk->channel = panel % plan->panels_of_group * plan->panel_channels;
     walk->channels = cr_smaller(plan->panel_channels, plan->vector_channels - walk->channel);
@@ -129,7 +130,7 @@ static int64_t channels_of_tiles(const struct cr_gather_walk *walk, int64_t pixe
     return cr_larger(walk->channels, cr_smaller(width, walk->batch_end - walk->channel));
 }
 
-/* All tiles of the rectangle, of the panels that are walked together, in images [image, image_end), of the steps gathered
+/* All tiles of the rectangle, of the panels walked together, in images [image, image_end), of the steps gathered
  * so far. */
 static void run_tiles(struct cr_gather_walk *walk, int64_t steps, int64_t taps, int begin, int finish)
 {
