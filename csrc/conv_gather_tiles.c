@@ -76,12 +76,21 @@ struct line {
     int64_t columns;
 };
 
-static struct line line_of(const struct cr_gather_plan *plan, int64_t m, int64_t n)
+static struct line line_of(const struct cr_gather_plan *plan, int64_t m, int64_t n, int64_t a_row)
 {
     const struct cr_kernels *kernels = plan->kernels;
-    const int64_t strips = cr_ceil_div(m, kernels->rows);
+    const int64_t strips = cr_ceil_div(m, cr_rows_of_tile(kernels, m, a_row));
     const int columns = plan->tile == kernels->dots ? kernels->columns : cr_columns(kernels, m);
     return (struct line){m, n, strips, m / strips, m % strips, columns};
+}
+
+/* The pixels of the next tile are on their way while this one reads its own: they are read once, too few at a time for
+ * the processor to see where it goes. One of 64 channels, 256x256, 353 us without, 297 with. */
+static void prefetch_pixels(const struct cr_tile *tile, int64_t columns, int64_t size)
+{
+    for (int64_t j = columns; j < 2 * columns; j++)
+        for (int64_t k = 0; k < tile->k * size; k += 64)
+            __builtin_prefetch(cr_at(tile->b, j * tile->b_n * size + k, 1));
 }
 
 /* A, B and C begin at a, b and c. */
@@ -94,6 +103,7 @@ static void run_line(const struct cr_gather_plan *plan, const struct line *line,
     for (int64_t j = 0; j < line->n; j += line->columns) {
         tile->b = cr_at(b, j * tile->b_n, size);
         tile->n = (int)cr_smaller(line->columns, line->n - j);
+        if (plan->tile == plan->kernels->dots) prefetch_pixels(tile, line->columns, size);
         for (int64_t strip = 0, i = 0; strip < line->strips; strip++, i += tile->m) {
             tile->a = cr_at(a, i * tile->a_row, size);
             tile->c = cr_at(c, i * tile->c_row + j * tile->c_column, size);
@@ -166,8 +176,10 @@ static void run_tiles(struct cr_gather_walk *walk, int64_t steps, int64_t taps, 
         const int64_t channels =
             walk->orientation == CR_CHANNELS ? channels_of_tiles(walk, along.count) : walk->channels;
         if (channels == 0) continue;
-        const struct line form = pixels ? line_of(plan, channels, along.count) : line_of(plan, along.count, channels);
         struct cr_tile tile = tile_of_walk(walk, taps, begin, finish);
+        if (!pixels) tile.a_row = along.x;
+        const struct line form = pixels ? line_of(plan, channels, along.count, tile.a_row)
+                                        : line_of(plan, along.count, channels, tile.a_row);
         const void *const a = pixels ? tile.a : cr_at(tile.a, x_first, size);
         const void *const b = pixels ? cr_at(tile.b, x_first, size) : tile.b;
         void *const c = cr_at(tile.c, y_first, size);
@@ -178,7 +190,6 @@ static void run_tiles(struct cr_gather_walk *walk, int64_t steps, int64_t taps, 
             tile.b_n = along.x;
             tile.c_column = along.y;
         } else {
-            tile.a_row = along.x;
             tile.b_gap = plan->from_panels ? plan->panel_next - plan->panel_channels : 0;
             tile.c_row = along.y;
         }

@@ -99,7 +99,8 @@ void cr_operand_close(struct cr_operand *operand) { cr_release(operand->packed);
 static void run_rows(const struct cr_product *product, struct cr_tile *tile, int64_t j, const void *b)
 {
     const struct cr_rows *rows = &product->rows;
-    const int64_t depth = product->b->k, size = product->b->kernels->size, most = product->b->kernels->rows;
+    const int64_t depth = product->b->k, size = product->b->kernels->size;
+    const int64_t most = cr_rows_of_tile(product->b->kernels, rows->inner, rows->a_inner);
     const int64_t blocks = rows->inner > most ? cr_ceil_div(rows->inner, most) : rows->inner > 0;
 
     for (int64_t k = 0; k < depth; k += DEPTH) {
