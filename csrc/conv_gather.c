@@ -74,8 +74,8 @@ static void reach_of_rows(const struct cr_gather_plan *plan, int64_t row, int64_
 }
 
 /* Copies what rows [row, end), of a segment or of images from the first row of one on, read of in-channels [channel,
- * channel + channels): pixels one after the other with their channels, or, for CR_PIXELS, channels one after the other
- * with their pixels. Spread, channel and channels are those of y. */
+ * channel + channels), unless that is what the copy holds: pixels one after the other with their channels, or, for
+ * CR_PIXELS, channels one after the other with their pixels. Spread, channel and channels are those of y. */
 static void stage_rows(struct cr_gather_walk *walk, int64_t row, int64_t end, int64_t channel, int64_t channels)
 {
     const struct cr_gather_plan *plan = walk->plan;
