@@ -51,13 +51,55 @@ static void *row_of_dw(const struct cr_weights_walk *walk, int64_t tap, int64_t 
                  plan->kernels->size);
 }
 
+/* Where the product begins to read x or dy, and from there the next pixel. */
+struct operand {
+    const void *data;
+    int64_t pixel;
+};
+
+/* channel: the row's, if x's channels are rows. */
+static struct operand operand_x(const struct cr_weights_walk *walk, const struct cr_weights_piece *piece,
+                                int64_t channel)
+{
+    const struct cr_weights_plan *plan = walk->plan;
+    const struct cr_tensor *x = plan->x;
+    const int64_t size = plan->kernels->size, source_step = cr_axis_source_step(&plan->axis[2]);
+
+    if (plan->packs_x) {
+        const int64_t pixel =
+            (piece->row / plan->row_block - walk->chunk) * CR_WEIGHTS_PIXELS + piece->column - walk->column;
+        return (struct operand){cr_at(walk->packed_x, pixel * plan->row_block, size), plan->row_block};
+    }
+    if (plan->stages_x) {
+        const int64_t row = plan->spreads ? channel * plan->panel_channels : plan->stages_group ? channel : 0;
+        const int64_t from = (piece->source - walk->stage_column) * plan->stage_pixel + row;
+        return (struct operand){cr_at(walk->stage, from, size), source_step * plan->stage_pixel};
+    }
+    channel =
+        plan->diagonal || plan->exchanged ? cr_weights_panel_of_x(walk) : walk->group * plan->in_channels + channel;
+    return (struct operand){cr_at(x->data, channel * x->channel + piece->source * x->space[2], size),
+                            source_step * x->space[2]};
+}
+
+static struct operand operand_dy(const struct cr_weights_walk *walk, const struct cr_weights_piece *piece,
+                                 int64_t channel)
+{
+    const struct cr_weights_plan *plan = walk->plan;
+    const struct cr_tensor *dy = plan->dy;
+    const int64_t size = plan->kernels->size, columns = plan->kernels->columns;
+
+    if (plan->packs_dy)
+        return (struct operand){cr_at(walk->panel, (piece->column - walk->column) * columns, size), columns};
+    channel = plan->exchanged ? walk->group * plan->out_channels + channel : cr_weights_panel_of_dy(walk);
+    return (struct operand){cr_at(dy->data, channel * dy->channel + piece->column * dy->space[2], size), dy->space[2]};
+}
+
 static void run_tile(const struct cr_weights_walk *walk, const struct cr_weights_piece *piece, int accumulate)
 {
     const struct cr_weights_plan *plan = walk->plan;
     const int64_t channel = piece->row - piece->tap * plan->row_channels;
-    const struct cr_weights_operand x = cr_weights_operand_x(walk, piece, channel);
-    const struct cr_weights_operand dy = cr_weights_operand_dy(walk, piece, channel);
-    const struct cr_weights_operand a = plan->exchanged ? dy : x, b = plan->exchanged ? x : dy;
+    const struct operand x = operand_x(walk, piece, channel), dy = operand_dy(walk, piece, channel);
+    const struct operand a = plan->exchanged ? dy : x, b = plan->exchanged ? x : dy;
     struct cr_step first;
     struct cr_tile tile = {
         .a = a.data,

@@ -72,11 +72,19 @@ struct cr_weights_piece {
     int64_t row, row_end, tap, column, pixels, source;
 };
 
-/* Where the product begins to read x or dy, and from there the next pixel. */
-struct cr_weights_operand {
-    const void *data;
-    int64_t pixel;
-};
+/* The panel's first channel of dy. */
+static inline int64_t cr_weights_panel_of_dy(const struct cr_weights_walk *walk)
+{
+    return walk->group * walk->plan->out_channels + walk->channel;
+}
+
+/* The panel's first channel of x. */
+static inline int64_t cr_weights_panel_of_x(const struct cr_weights_walk *walk)
+{
+    const struct cr_weights_plan *plan = walk->plan;
+    return plan->diagonal ? walk->channel / plan->out_channels * plan->in_channels
+                          : walk->group * plan->in_channels + (plan->stages_group ? 0 : walk->channel);
+}
 
 /* The plan of a call, without its workspace. dw may point into it: it is not to be copied. */
 CR_HIDDEN void cr_weights_plan(struct cr_weights_plan *plan, const struct cr_conv *conv, const struct cr_tensor *dy,
@@ -94,9 +102,4 @@ CR_HIDDEN void cr_weights_open_stage(struct cr_weights_walk *walk, int64_t slice
 /* A step for each line of the block in which tap (td, th) meets the image. */
 CR_HIDDEN void cr_weights_list_lines(struct cr_weights_walk *walk, int64_t td, int64_t th);
 
-/* Where the product of a piece begins to read x and dy. channel: the row's, if it is of x or of dy. */
-CR_HIDDEN struct cr_weights_operand cr_weights_operand_x(const struct cr_weights_walk *walk,
-                                                         const struct cr_weights_piece *piece, int64_t channel);
-CR_HIDDEN struct cr_weights_operand cr_weights_operand_dy(const struct cr_weights_walk *walk,
-                                                          const struct cr_weights_piece *piece, int64_t channel);
 #endif

@@ -52,12 +52,6 @@ static int64_t row_of_x(const struct cr_weights_plan *plan, const struct place *
     return (at->image * plan->axis[0].targets + at->depth) * plan->axis[1].sources + row;
 }
 
-/* The panel's first channel of dy. */
-static int64_t panel_of_dy(const struct cr_weights_walk *walk)
-{
-    return walk->group * walk->plan->out_channels + walk->channel;
-}
-
 void cr_weights_pack_dy(const struct cr_weights_walk *walk, int64_t channels)
 {
     const struct cr_weights_plan *plan = walk->plan;
@@ -77,8 +71,8 @@ void cr_weights_pack_dy(const struct cr_weights_walk *walk, int64_t channels)
                                          .row = columns,
                                          .next = plan->panel_elements,
                                          .fold = 1};
-        plan->kernels->pack(&panels, cr_at(dy->data, from + panel_of_dy(walk) * dy->channel, size), lines * pixels,
-                            channels, dy->space[2], dy->channel);
+        plan->kernels->pack(&panels, cr_at(dy->data, from + cr_weights_panel_of_dy(walk) * dy->channel, size),
+                            lines * pixels, channels, dy->space[2], dy->channel);
         for (int64_t line = 0; line < lines; line++) next_line(plan, &at);
     }
 }
@@ -107,14 +101,6 @@ void cr_weights_pack_x(const struct cr_weights_walk *walk, int64_t chunk_end)
         }
 }
 
-/* The panel's first channel of x. */
-static int64_t panel_of_x(const struct cr_weights_walk *walk)
-{
-    const struct cr_weights_plan *plan = walk->plan;
-    return plan->diagonal ? walk->channel / plan->out_channels * plan->in_channels
-                          : walk->group * plan->in_channels + (plan->stages_group ? 0 : walk->channel);
-}
-
 void cr_weights_open_stage(struct cr_weights_walk *walk, int64_t slice)
 {
     const struct cr_weights_plan *plan = walk->plan;
@@ -136,7 +122,7 @@ static int64_t stage_row(const struct cr_weights_walk *walk, int64_t row, int64_
     const int64_t to = number * plan->stage_columns * pixel;
     void *const target = cr_at(walk->stage, to, size);
     const void *const source =
-        cr_at(x->data, offset + walk->stage_column * x->space[2] + panel_of_x(walk) * x->channel, size);
+        cr_at(x->data, offset + walk->stage_column * x->space[2] + cr_weights_panel_of_x(walk) * x->channel, size);
 
     assert(number >= 0 && number < plan->stage_rows && columns <= plan->stage_columns);
     if (walk->staged[number]) return to;
@@ -197,40 +183,4 @@ void cr_weights_list_lines(struct cr_weights_walk *walk, int64_t td, int64_t th)
         steps++;
     }
     walk->step_count = steps;
-}
-
-struct cr_weights_operand cr_weights_operand_x(const struct cr_weights_walk *walk,
-                                               const struct cr_weights_piece *piece, int64_t channel)
-{
-    const struct cr_weights_plan *plan = walk->plan;
-    const struct cr_tensor *x = plan->x;
-    const int64_t size = plan->kernels->size, source_step = cr_axis_source_step(&plan->axis[2]);
-
-    if (plan->packs_x) {
-        const int64_t pixel =
-            (piece->row / plan->row_block - walk->chunk) * CR_WEIGHTS_PIXELS + piece->column - walk->column;
-        return (struct cr_weights_operand){cr_at(walk->packed_x, pixel * plan->row_block, size), plan->row_block};
-    }
-    if (plan->stages_x) {
-        const int64_t row = plan->spreads ? channel * plan->panel_channels : plan->stages_group ? channel : 0;
-        const int64_t from = (piece->source - walk->stage_column) * plan->stage_pixel + row;
-        return (struct cr_weights_operand){cr_at(walk->stage, from, size), source_step * plan->stage_pixel};
-    }
-    channel = plan->diagonal || plan->exchanged ? panel_of_x(walk) : walk->group * plan->in_channels + channel;
-    return (struct cr_weights_operand){cr_at(x->data, channel * x->channel + piece->source * x->space[2], size),
-                            source_step * x->space[2]};
-}
-
-struct cr_weights_operand cr_weights_operand_dy(const struct cr_weights_walk *walk,
-                                                const struct cr_weights_piece *piece, int64_t channel)
-{
-    const struct cr_weights_plan *plan = walk->plan;
-    const struct cr_tensor *dy = plan->dy;
-    const int64_t size = plan->kernels->size, columns = plan->kernels->columns;
-
-    if (plan->packs_dy)
-        return (struct cr_weights_operand){cr_at(walk->panel, (piece->column - walk->column) * columns, size), columns};
-    channel = plan->exchanged ? walk->group * plan->out_channels + channel : panel_of_dy(walk);
-    return (struct cr_weights_operand){cr_at(dy->data, channel * dy->channel + piece->column * dy->space[2], size),
-                                       dy->space[2]};
 }
