@@ -76,12 +76,16 @@ struct line {
     int64_t columns;
 };
 
+static int64_t columns_of_tile(const struct cr_gather_plan *plan, int64_t m)
+{
+    return plan->tile == plan->kernels->dots ? plan->kernels->columns : cr_columns(plan->kernels, m);
+}
+
 static struct line line_of(const struct cr_gather_plan *plan, int64_t m, int64_t n, int64_t a_row)
 {
     const struct cr_kernels *kernels = plan->kernels;
     const int64_t strips = cr_ceil_div(m, cr_rows_of_tile(kernels, m, a_row));
-    const int columns = plan->tile == kernels->dots ? kernels->columns : cr_columns(kernels, m);
-    return (struct line){m, n, strips, m / strips, m % strips, columns};
+    return (struct line){m, n, strips, m / strips, m % strips, columns_of_tile(plan, m)};
 }
 
 /* The pixels of the next tile are on their way while this one reads its own: they are read once, too few at a time for
@@ -103,7 +107,8 @@ static void run_line(const struct cr_gather_plan *plan, const struct line *line,
     for (int64_t j = 0; j < line->n; j += line->columns) {
         tile->b = cr_at(b, j * tile->b_n, size);
         tile->n = (int)cr_smaller(line->columns, line->n - j);
-        if (plan->tile == plan->kernels->dots) prefetch_pixels(tile, line->columns, size);
+        if (plan->tile == plan->kernels->dots && plan->orientation == CR_PIXELS)
+            prefetch_pixels(tile, line->columns, size);
         for (int64_t strip = 0, i = 0; strip < line->strips; strip++, i += tile->m) {
             tile->a = cr_at(a, i * tile->a_row, size);
             tile->c = cr_at(c, i * tile->c_row + j * tile->c_column, size);
@@ -133,7 +138,7 @@ static void join(struct extent *outer, struct extent *inner)
 static int64_t channels_of_tiles(const struct cr_gather_walk *walk, int64_t pixels)
 {
     const struct cr_gather_plan *plan = walk->plan;
-    const int64_t width = cr_columns(plan->kernels, pixels);
+    const int64_t width = columns_of_tile(plan, pixels);
 
     if (plan->result_rows) return walk->channels;
     if ((walk->channel - walk->batch_channel) % width) return 0;
@@ -185,9 +190,8 @@ static void run_tiles(struct cr_gather_walk *walk, int64_t steps, int64_t taps, 
         void *const c = cr_at(tile.c, y_first, size);
 
         tile.batch = steps;
-        tile.b_n = 1;
+        tile.b_n = pixels ? along.x : plan->tile == plan->kernels->dots ? plan->gather->w->batch : 1;
         if (pixels) {
-            tile.b_n = along.x;
             tile.c_column = along.y;
         } else {
             tile.b_gap = plan->from_panels ? plan->panel_next - plan->panel_channels : 0;

@@ -11,6 +11,7 @@
  *     conv forward, pixels as vectors      product   w: K x C                x: C x pixels        y: K x pixels
  *     conv backward_data                   the same two, of dy and w with C and K exchanged
  *     the same, 1x1 with one channel of y  dots      w: 1 x C                x: pixels x C           y: 1 x pixels
+ *     the same, 1x1 with one pixel         dots      x: 1 x C                w: K x C                y: 1 x K
  *     the same by Winograd, at a point     product   x, evaluated: tiles x C w, evaluated: C x K  tiles x K
  *     conv backward_weights                product   x: C x pixels           dy, packed: pixels x K    dw: C x K, or
  *                                                    x and dy exchanged
