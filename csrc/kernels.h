@@ -46,8 +46,8 @@ struct cr_step {
 
 /* product:   C[m,n] (+)= sum_i sum_k A_i[m,k] * B_i[k,n]
  * diagonal:  C[m,n] (+)= sum_i sum_k A_i[m,k,n] * B_i[k,n]     n is an axis of A too, contiguous
- * dots:      C[n]   (+)= sum_i sum_k A_i[k] * B_i[n,k]         m = 1, n <= columns, B contiguous along k: what reads
- *                                                              a matrix once needs no panels of it
+ * dots:      C[n]   (+)= sum_k A[k] * B[n,k]                   m = 1, one step or none, n <= columns, B contiguous along
+ *                                                              k: what reads a matrix once needs no panels of it
  *
  *            n                       The terms of one output are added in ascending (i, k) into one accumulator that
  *         +-----+                    starts at zero; C (if accumulate), then bias are added to that sum, and the
