@@ -46,7 +46,7 @@ struct cr_step {
 
 /* product:   C[m,n] (+)= sum_i sum_k A_i[m,k] * B_i[k,n]
  * diagonal:  C[m,n] (+)= sum_i sum_k A_i[m,k,n] * B_i[k,n]     n is an axis of A too, contiguous
- * dots:      C[n]   (+)= sum_k A[k] * B[n,k]                   m = 1, one step or none, n <= columns, B contiguous along
+ * dots:      C[n]   (+)= sum_k A[k] * B[n,k]                   m = 1, a step or none, n <= columns, B contiguous along
  *                                                              k: what reads a matrix once needs no panels of it
  *
  *            n                       The terms of one output are added in ascending (i, k) into one accumulator that
