@@ -120,7 +120,8 @@ def shapes_of(kind):
     heads = [f"t3b2i3h{size}" for size in SIZES] + [f"t3b2i{size}h5" for size in SIZES]
     heads += [f"t2b{size}i3h9" for size in (1, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 33)]
     heads += ["t3b1i16h16", "t2b3i17h33", "t2b2i64h64", "t1b1i1h1", "t40b1i2h3", "t4i3h5", "t1i1h1", "t9b2i2h21"]
-    heads += ["t5b1i3h150", "t70b1i2h40"]  # columns there and back; a matrix that one row packs
+    # Columns there and back; a matrix that one row packs; rows of x that share a cache set.
+    heads += ["t5b1i3h150", "t70b1i2h40", "t2b15i1024h3"]
     heads += ["t0b2i3h5", "t3b0i3h5", "t0b0i3h5", "t0i3h5"]
     lines = [(head,) for head in heads]
     lines += [("t6b3i4h5", lengths, *more) for lengths in LENGTHS for more in ((), ("reverse",), ("reverse", "k2"))]

@@ -93,6 +93,10 @@ SHAPES = [
     "n2c12h9w20k8_3x3_g4_p1", "n1c36h5w90k3_1x2_g3", "n1c24w300k6_3_g6_p1", "n2c34h6w7k51_3x2_g17_s2_p1",
     # pointwise, x and dy changing places in dw
     "n2c40h5w6k60_1x1", "n3c150w1k130_1", "n9c34h4w3k35_1x1",
+    # panels of small depthwise images that take turns in a rectangle, in copies of several
+    "n1c150h7w6k150_5x5_g150_p2", "n2c70h3w4k70_3x3_s2_g70_p1",
+    # one pixel or one channel of y: squares transposed in registers
+    "n1c50w1k70_1", "n1c80h1w1k66_1x1_g2", "n2c37h5w7k1_1x1_p1", "n1c66h4w9k2_1x1_s2_g2",
     # no images
     "n0c3w9k4_3", "n0c1w40k1_3", "n0c3h7w6k4_3x2_s2_p1", "n0c4h7w6k4_3x2_g4_p1_wrap",
 ]
@@ -104,13 +108,15 @@ SHAPES += [f"n2c1h3w{size}k1_2x3_p1" for size in SIZES]
 SHAPES += [f"n1c{size}w5k{size}_2_g{size}" for size in SIZES]
 
 
-# Rows of y that are cut into segments, in whole and in copied rows of x, and channels of 1x1 kernels that are packed or
-# not: too many sums for bounds that hold by chance.
+# Rows of y that are cut into segments, in whole and in copied rows of x, channels of 1x1 kernels that are packed or
+# not, chunks of weights that take turns in a band, out-channels of dw side by side, and rows of x that share a cache
+# set: too many sums for bounds that hold by chance.
 MANY_SUMS = ["n1c32w2500k3_3_p1", "n1c70w1100k40_5_p2", "n1c40w700k2_4_s2_p1", "n1c9h3w2100k20_2x3_p1_s1x3",
              "n1c24w1900k24_9_g24_p4", "n1c1w40000k20_3_s2", "n1c1w300k20_64_p63",
              "n3c33w600k5_2", "n1c3h30w40k70_3x3_p1", "n2c6h9w70k66_3x3_g2_p1", "n1c16h40w70k33_3x3_s2x3_p1",
              "n1c20w3000k20_4_s3_g20", "n1c20d6h17w15k3_3x3x3_p1_s2x1x1", "n1c33d5h40w18k16_3x2x2_p1_d2x1x1",
-             "n2c130h20w20k66_1x1", "n2c200h16w20k200_1x1", "n1c40h30w30k140_1x1_s2"]
+             "n2c130h20w20k66_1x1", "n2c200h16w20k200_1x1", "n1c40h30w30k140_1x1_s2", "n1c70h12w40k3_9x9_p4",
+             "n1c20h30w20k34_5x5_p2", "n1c1024w30k40_1"]
 
 
 @pytest.mark.parametrize("text", SHAPES + MANY_SUMS)
