@@ -189,6 +189,14 @@ static int64_t panels_copied(const struct cr_gather_plan *plan)
     return cr_larger(1, cr_smaller(cr_smaller(panels, fit), panels_walked(plan, plan->taps, columns)));
 }
 
+/* Whether a target has one term of each channel at most: a padding mode makes several of one tap, backward. */
+static int reads_once(const struct cr_gather_plan *plan)
+{
+    const struct cr_axis *axis = plan->gather->axis;
+    return plan->taps == 1 && axis[0].mode == CR_PAD_CONSTANT && axis[1].mode == CR_PAD_CONSTANT &&
+           axis[2].mode == CR_PAD_CONSTANT;
+}
+
 /* Which tiles, and whether x is copied for them. */
 static void choose_tiles(struct cr_gather_plan *plan)
 {
@@ -221,7 +229,7 @@ static void choose_tiles(struct cr_gather_plan *plan)
         plan->orientation = CR_DIAGONAL;
         plan->tile = plan->kernels->diagonal;
         plan->stages = plan->spreads = 1;
-    } else if (by_channel && plan->taps == 1 && gather->in_channels >= lanes && gather->out_channels == 1 &&
+    } else if (by_channel && reads_once(plan) && gather->in_channels >= lanes && gather->out_channels == 1 &&
                gather->y->space[2] == 1) {
         /* 64 channels to one, 128x128: 106 to 78 us; to two, with y between whose pixels there are gaps, no gain. */
         plan->orientation = CR_PIXELS;
@@ -357,7 +365,7 @@ static void choose_packing(struct cr_gather_plan *plan)
     const struct cr_kernels *kernels = plan->kernels;
     const int64_t pixels = gather->N * plan->rows * gather->axis[2].targets;
 
-    const int along_k = plan->orientation == CR_CHANNELS && !plan->whole && plan->taps == 1 && pixels == 1 &&
+    const int along_k = plan->orientation == CR_CHANNELS && !plan->whole && reads_once(plan) && pixels == 1 &&
                         gather->in_channels >= kernels->lanes && gather->w->channel == 1 && gather->w->batch != 1;
     if (along_k) plan->tile = kernels->dots;
     /* Packing a panel costs about what a row of tiles does: not worth it for one or two of them. */

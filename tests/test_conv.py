@@ -97,6 +97,7 @@ SHAPES = [
     "n1c150h7w6k150_5x5_g150_p2", "n2c70h3w4k70_3x3_s2_g70_p1",
     # one pixel or one channel of y: squares transposed in registers
     "n1c50w1k70_1", "n1c80h1w1k66_1x1_g2", "n2c37h5w7k1_1x1_p1", "n1c66h4w9k2_1x1_s2_g2",
+    "n1c3w1k50_1_p0,1_reflect", "n1c1h4w5k40_1x1_p1_wrap",
     # no images
     "n0c3w9k4_3", "n0c1w40k1_3", "n0c3h7w6k4_3x2_s2_p1", "n0c4h7w6k4_3x2_g4_p1_wrap",
 ]
