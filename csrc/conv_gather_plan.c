@@ -22,7 +22,7 @@ enum { SEGMENT_LEAST = 128 };
 enum { WORTH_STAGING = 16 };
 
 /* Bytes: channels some multiple of it apart, more than a first-level cache has ways, are copied to lie otherwise. */
-enum { SCATTERING = 1024, WAYS = 12 };
+enum { SCATTERING = 1024 };
 
 int64_t cr_groups_of_tile(const struct cr_kernels *kernels, int64_t out_channels)
 {
@@ -207,7 +207,7 @@ static void choose_tiles(struct cr_gather_plan *plan)
     const int by_pixel = cr_axis_source_step(width) * gather->x->space[2] == 1;
     const double used = (double)gather->out_channels * (double)plan->taps /
                         (width->backward ? 1 : (double)width->stride * (double)gather->axis[1].stride);
-    const int scattered = gather->x->channel * plan->kernels->size % SCATTERING == 0 && gather->in_channels > WAYS;
+    const int scattered = gather->x->channel * plan->kernels->size % SCATTERING == 0 && gather->in_channels > CR_WAYS;
     const int copy_pays = !by_channel && gather->in_channels >= lanes && used >= WORTH_STAGING;
     const int64_t longest = cr_larger(gather->N, cr_larger(gather->axis[1].targets, width->targets));
     const double by_channels = filling(plan->kernels, longest, gather->out_channels);

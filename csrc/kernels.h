@@ -193,15 +193,17 @@ static inline int cr_columns(const struct cr_kernels *kernels, int64_t m)
     return m == 1 ? kernels->row_columns : m <= kernels->few_rows ? kernels->few_columns : kernels->columns;
 }
 
+/* Of a first-level cache, at best: lines that lie a multiple of 4 KiB apart and stay in it. */
+enum { CR_WAYS = 12 };
+
 /* The most rows of a tile, of `rows` in all that lie a_row elements apart in A. Those a multiple of 4 KiB apart share a
- * set of a first-level cache, in which they stay if they are fewer than its ways, 12 at best. Forward and back through
+ * set of a first-level cache, in which they stay if they are fewer than its ways. Forward and back through
  * LSTM 25,64,1024,1024 took 555 ms in tiles of 13 rows and takes 365 in tiles of 11, 1x1 from 2,048 channels 28x28
  * 3,430 and 3,200 us. What fits one tile stays one: two of 6 rows read B twice. */
 static inline int64_t cr_rows_of_tile(const struct cr_kernels *kernels, int64_t rows, int64_t a_row)
 {
-    enum { WAYS = 12, SET_BYTES = 4096 };
-    const int share_a_set = a_row * kernels->size % SET_BYTES == 0 && rows > kernels->rows;
-    return share_a_set && kernels->rows >= WAYS ? WAYS - 1 : kernels->rows;
+    const int share_a_set = a_row * kernels->size % 4096 == 0 && rows > kernels->rows;
+    return share_a_set && kernels->rows >= CR_WAYS ? CR_WAYS - 1 : kernels->rows;
 }
 
 /* The table of the running instruction set for dtype. Never fails. */
