@@ -347,6 +347,10 @@ static void prepare_part(void *context, int part, int parts)
 
 enum cr_status cr_gather(const struct cr_gather *gather, const void *prepared)
 {
+    if (gather->N > 0 && cr_gather_planes_apply(gather)) {
+        cr_gather_planes(gather, prepared);
+        return CR_OK;
+    }
     struct cr_gather_plan plan = cr_gather_plan(gather, prepared);
     struct cr_scratch scratch;
 

@@ -1,5 +1,6 @@
-/* What the three files of cr_gather share: the plan of a call (conv_gather_plan.c), the walk of each of its parts
- * through the images (conv_gather.c), and the tiles of what the walk has reached (conv_gather_tiles.c). */
+/* What the files of cr_gather share: the plan of a call (conv_gather_plan.c), the walk of each of its parts through the
+ * images (conv_gather.c), and the tiles of what the walk has reached (conv_gather_tiles.c); or depthwise planes, which
+ * have no tiles (conv_gather_planes.c). */
 #ifndef CR_CONV_GATHER_H
 #define CR_CONV_GATHER_H
 
@@ -93,6 +94,10 @@ CR_HIDDEN int64_t cr_gather_rows_before(const struct cr_gather_walk *walk);
 
 /* Puts a panel to work, its channels and where its chunk lies. */
 CR_HIDDEN void cr_gather_select_panel(struct cr_gather_walk *walk, int64_t panel);
+
+/* conv_gather_planes.c: the gather of a call that has something to do, if this is how. */
+CR_HIDDEN int cr_gather_planes_apply(const struct cr_gather *gather);
+CR_HIDDEN void cr_gather_planes(const struct cr_gather *gather, const void *prepared);
 
 /* All tiles of walk->rectangle, for the chunk of the panels that are walked together. context: the walk. */
 CR_HIDDEN void cr_gather_rectangle(void *context);

@@ -25,6 +25,7 @@
  *     BPTT, step t                         product   dgates[t]: B x G*H      w_hh: G*H x R           dh: B x R
  *     BPTT, weights and dx                 conv backward_weights and forward of 1x1 kernels, after the loop
  *     depthwise forward, backward_data     diagonal  x: pixels x channels    w, packed: 1 x channels
+ *     the same, pixels of a row together   planes    no product of a tile: see struct cr_planes
  *     depthwise backward_weights           diagonal  x: pixels x channels    dy: pixels x channels  dw: 1 x channels
  *     the same of narrow groups            diagonal  x, spread: pixels x C/g x K, and as above with C/g in place of 1
  *
@@ -90,6 +91,27 @@ struct cr_spread {
     void *target;
     int64_t rows, n, in_channels, out_channels;
     int64_t source_row, target_row, below; /* strides, in elements */
+};
+
+/* Depthwise convolution of planes whose pixels of a row lie side by side, with a kernel of 3x3, 5x5 or 7x7.
+ *
+ *     planes   y[p,i,j] = act(bias[p] + sum_{h,k} w[p,h,k] x[p, i - before + h, j + first + k*step])
+ *
+ * over the taps whose row is one of [0, x_rows) and whose column one of [0, x_columns). The terms are added in ascending
+ * (h, k), as in a tile. */
+enum { CR_PLANE_TAPS = 7 }; /* at most */
+
+struct cr_planes {
+    const void *x, *w;
+    void *y;
+    const void *bias; /* [planes], contiguous; or NULL */
+    enum cr_activation activation;
+    int taps;
+    int64_t planes;
+    int64_t x_plane, w_plane, y_plane; /* strides, in elements */
+    int64_t x_row, y_row, w_tap[2];
+    int64_t rows, x_rows, before;
+    int64_t columns, x_columns, first, step;
 };
 
 /* m x n windows of max pooling, each a box of x.
@@ -158,6 +180,7 @@ struct cr_kernels {
     void (*product)(const struct cr_tile *tile);
     void (*diagonal)(const struct cr_tile *tile);
     void (*dots)(const struct cr_tile *tile);
+    void (*planes)(const struct cr_planes *planes);
 
     /* Element (i, j) of a matrix, source[i*source_k + j*source_n], i < k, j < n, into the panels. */
     void (*pack)(const struct cr_panels *to, const void *source, int64_t k, int64_t n, int64_t source_k,

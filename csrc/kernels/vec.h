@@ -15,30 +15,52 @@ CR_INLINE VEC NAME(load)(const REAL *p) { return *(const NAME(vec_unaligned) *)p
 CR_INLINE void NAME(store)(REAL *p, VEC v) { *(NAME(vec_unaligned) *)p = v; }
 CR_INLINE VEC NAME(broadcast)(REAL s) { return s - (VEC){0}; }
 
-/* Lanes [0, n) of mask are set, 0 <= n <= LANES; load_partial gives zero elsewhere and touches no byte past n. */
+/* Masks of lanes, and loads and stores that touch no byte of others, where a load gives zero; select_masked: of a where
+ * the mask is set, of b elsewhere. lanes_below and those that are partial: lanes [0, n), 0 <= n <= LANES. */
 #if defined(__AVX512F__)
 
-CR_INLINE VEC NAME(load_partial)(const REAL *p, int n)
+#if REAL_BITS == 32
+typedef __mmask16 NAME(mask);
+#else
+typedef __mmask8 NAME(mask);
+#endif
+#define MASK NAME(mask)
+
+CR_INLINE MASK NAME(lanes_below)(int n) { return (MASK)((1u << n) - 1); }
+
+CR_INLINE VEC NAME(load_masked)(const REAL *p, MASK mask)
 {
 #if REAL_BITS == 32
-    return (VEC)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+    return (VEC)_mm512_maskz_loadu_ps(mask, p);
 #else
-    return (VEC)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+    return (VEC)_mm512_maskz_loadu_pd(mask, p);
 #endif
 }
 
-CR_INLINE void NAME(store_partial)(REAL *p, VEC v, int n)
+CR_INLINE void NAME(store_masked)(REAL *p, VEC v, MASK mask)
 {
 #if REAL_BITS == 32
-    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+    _mm512_mask_storeu_ps(p, mask, (__m512)v);
 #else
-    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+    _mm512_mask_storeu_pd(p, mask, (__m512d)v);
+#endif
+}
+
+CR_INLINE VEC NAME(select_masked)(MASK mask, VEC a, VEC b)
+{
+#if REAL_BITS == 32
+    return (VEC)_mm512_mask_blend_ps(mask, (__m512)b, (__m512)a);
+#else
+    return (VEC)_mm512_mask_blend_pd(mask, (__m512d)b, (__m512d)a);
 #endif
 }
 
 #elif defined(__AVX2__)
 
-CR_INLINE __m256i NAME(lanes_below)(int n)
+typedef __m256i NAME(mask);
+#define MASK NAME(mask)
+
+CR_INLINE MASK NAME(lanes_below)(int n)
 {
 #if REAL_BITS == 32
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -47,41 +69,73 @@ CR_INLINE __m256i NAME(lanes_below)(int n)
 #endif
 }
 
-CR_INLINE VEC NAME(load_partial)(const REAL *p, int n)
+CR_INLINE VEC NAME(load_masked)(const REAL *p, MASK mask)
 {
 #if REAL_BITS == 32
-    return (VEC)_mm256_maskload_ps(p, NAME(lanes_below)(n));
+    return (VEC)_mm256_maskload_ps(p, mask);
 #else
-    return (VEC)_mm256_maskload_pd(p, NAME(lanes_below)(n));
+    return (VEC)_mm256_maskload_pd(p, mask);
 #endif
 }
 
-CR_INLINE void NAME(store_partial)(REAL *p, VEC v, int n)
+CR_INLINE void NAME(store_masked)(REAL *p, VEC v, MASK mask)
 {
 #if REAL_BITS == 32
-    _mm256_maskstore_ps(p, NAME(lanes_below)(n), (__m256)v);
+    _mm256_maskstore_ps(p, mask, (__m256)v);
 #else
-    _mm256_maskstore_pd(p, NAME(lanes_below)(n), (__m256d)v);
+    _mm256_maskstore_pd(p, mask, (__m256d)v);
+#endif
+}
+
+CR_INLINE VEC NAME(select_masked)(MASK mask, VEC a, VEC b)
+{
+#if REAL_BITS == 32
+    return (VEC)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)mask);
+#else
+    return (VEC)_mm256_blendv_pd((__m256d)b, (__m256d)a, (__m256d)mask);
 #endif
 }
 
 #else
 
-CR_INLINE VEC NAME(load_partial)(const REAL *p, int n)
+typedef unsigned NAME(mask); /* a bit for each lane */
+#define MASK NAME(mask)
+
+CR_INLINE MASK NAME(lanes_below)(int n) { return (1u << n) - 1; }
+
+CR_INLINE VEC NAME(load_masked)(const REAL *p, MASK mask)
 {
     VEC v = {0};
     for (int i = 0; i < LANES; i++)
-        if (i < n) v[i] = p[i];
+        if (mask >> i & 1) v[i] = p[i];
     return v;
 }
 
-CR_INLINE void NAME(store_partial)(REAL *p, VEC v, int n)
+CR_INLINE void NAME(store_masked)(REAL *p, VEC v, MASK mask)
 {
     for (int i = 0; i < LANES; i++)
-        if (i < n) p[i] = v[i];
+        if (mask >> i & 1) p[i] = v[i];
+}
+
+CR_INLINE VEC NAME(select_masked)(MASK mask, VEC a, VEC b)
+{
+    for (int i = 0; i < LANES; i++)
+        if (mask >> i & 1) b[i] = a[i];
+    return b;
 }
 
 #endif
+
+CR_INLINE VEC NAME(load_partial)(const REAL *p, int n) { return NAME(load_masked)(p, NAME(lanes_below)(n)); }
+CR_INLINE void NAME(store_partial)(REAL *p, VEC v, int n) { NAME(store_masked)(p, v, NAME(lanes_below)(n)); }
+
+/* Lanes [first, end) of those there are. */
+CR_INLINE MASK NAME(lanes_between)(int64_t first, int64_t end)
+{
+    const int below = first < 0 ? 0 : first < LANES ? (int)first : LANES;
+    const int past = end < below ? below : end < LANES ? (int)end : LANES;
+    return NAME(lanes_below)(past) & ~NAME(lanes_below)(below);
+}
 
 /* The elements from j on, as many as there are: left of them until the end. */
 CR_INLINE VEC NAME(get)(const REAL *row, int64_t j, int64_t left)
