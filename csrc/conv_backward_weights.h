@@ -1,6 +1,6 @@
-/* What the three files of cr_conv_backward_weights share: the plan of a call (conv_backward_weights_plan.c), what is
- * read and copied of x and dy (conv_backward_weights_operands.c), and the walk of each part through its pixels and the
- * elements of dw (conv_backward_weights.c). */
+/* What the files of cr_conv_backward_weights share: the plan of a call (conv_backward_weights_plan.c), what is read and
+ * copied of x and dy (conv_backward_weights_operands.c), and the walk of each part through its pixels and the elements
+ * of dw (conv_backward_weights.c); or depthwise planes (conv_backward_weights_planes.c). */
 #ifndef CR_CONV_BACKWARD_WEIGHTS_H
 #define CR_CONV_BACKWARD_WEIGHTS_H
 
@@ -101,5 +101,10 @@ CR_HIDDEN void cr_weights_open_stage(struct cr_weights_walk *walk, int64_t slice
 
 /* A step for each line of the block in which tap (td, th) meets the image. */
 CR_HIDDEN void cr_weights_list_lines(struct cr_weights_walk *walk, int64_t td, int64_t th);
+
+/* conv_backward_weights_planes.c: dw of a call, if this is how. */
+CR_HIDDEN int cr_weights_planes_apply(const struct cr_conv *conv, const struct cr_tensor *dy, const struct cr_tensor *x);
+CR_HIDDEN enum cr_status cr_weights_planes(const struct cr_conv *conv, const struct cr_tensor *dy,
+                                           const struct cr_tensor *x, const struct cr_tensor *dw);
 
 #endif

@@ -347,7 +347,7 @@ static void prepare_part(void *context, int part, int parts)
 
 enum cr_status cr_gather(const struct cr_gather *gather, const void *prepared)
 {
-    if (gather->N > 0 && cr_gather_planes_apply(gather)) {
+    if (cr_gather_planes_apply(gather)) {
         cr_gather_planes(gather, prepared);
         return CR_OK;
     }

@@ -93,17 +93,21 @@ struct cr_spread {
     int64_t source_row, target_row, below; /* strides, in elements */
 };
 
-/* Depthwise convolution of planes whose pixels of a row lie side by side, with a kernel of 3x3, 5x5 or 7x7.
+/* Depthwise convolution of planes whose pixels of a row lie side by side, with a kernel of 3x3, 5x5 or 7x7 that
+ * has no more rows than plane_taps of the table.
  *
  *     planes   y[p,i,j] = act(bias[p] + sum_{h,k} w[p,h,k] x[p, i - before + h, j + first + k*step])
  *
  * over the taps whose row is one of [0, x_rows) and whose column one of [0, x_columns). The terms are added in ascending
- * (h, k), as in a tile. */
-enum { CR_PLANE_TAPS = 7 }; /* at most */
-
+ * (h, k), as in a tile.
+ *
+ *     planes_adjoint  sums[p,h,k] += products y[p,i,j] x[p, i - before + h, j + first + k*step] of the same terms, in as
+ *                     many lanes of a vector; y is dy. planes, at most 512 rows
+ *     planes_weights  w[p,h,k] = the sum of the lanes of sums[p,h,k] */
 struct cr_planes {
-    const void *x, *w;
-    void *y;
+    const void *x;
+    void *w, *y;
+    void *sums;       /* [planes, taps, taps], vectors */
     const void *bias; /* [planes], contiguous; or NULL */
     enum cr_activation activation;
     int taps;
@@ -176,11 +180,14 @@ struct cr_kernels {
     int row_columns; /* columns of a product tile of one row, >= few_columns */
     int few_columns; /* of one of 2 to few_rows rows; a multiple of columns, as is row_columns */
     int few_rows;
+    int plane_taps;  /* rows of the largest kernel that planes are convolved with */
 
     void (*product)(const struct cr_tile *tile);
     void (*diagonal)(const struct cr_tile *tile);
     void (*dots)(const struct cr_tile *tile);
     void (*planes)(const struct cr_planes *planes);
+    void (*planes_adjoint)(const struct cr_planes *planes);
+    void (*planes_weights)(const struct cr_planes *planes);
 
     /* Element (i, j) of a matrix, source[i*source_k + j*source_n], i < k, j < n, into the panels. */
     void (*pack)(const struct cr_panels *to, const void *source, int64_t k, int64_t n, int64_t source_k,

@@ -165,17 +165,18 @@ def test_pixel_reaches_its_taps_alone(text, isa, layout, dtype):
         assert np.isnan(after[mask]).all()
 
 
-def test_infinite_image_with_zero_padding(isa, layout, dtype):
+@pytest.mark.parametrize("C, groups", [(3, 1), (17, 17)])
+def test_infinite_image_with_zero_padding(isa, layout, dtype, C, groups):
     """Padding is not multiplied: no infinity times zero, in either direction."""
-    x = laid_out(np.full((1, 3, 6, 20), math.inf), layout, 2, dtype)
+    x = laid_out(np.full((1, C, 6, 20), math.inf), layout, 2, dtype)
     dy = laid_out(np.full((1, 17, 6, 20), math.inf), layout, 2, dtype)
-    w = kernel_laid_out(np.full((17, 3, 3, 3), 0.5), layout, dtype)
-    assert (cr.conv2d(x, w, padding=1, layout=layout, algorithm="direct") == math.inf).all()
-    dx, dw, db = cr.conv2d_backward(dy, x, w, padding=1, layout=layout, algorithm="direct")
+    w = kernel_laid_out(np.full((17, C // groups, 3, 3), 0.5), layout, dtype)
+    options = {"groups": groups, "layout": layout, "algorithm": "direct"}
+    assert (cr.conv2d(x, w, padding=1, **options) == math.inf).all()
+    dx, dw, db = cr.conv2d_backward(dy, x, w, padding=1, **options)
     assert (dx == math.inf).all() and (dw == math.inf).all() and (db == math.inf).all()
-    infinite = kernel_laid_out(np.full((17, 3, 3, 3), math.inf), layout, dtype)
-    ones = np.ones_like(x)
-    y = canonical(cr.conv2d(ones, infinite, padding=((9, 0), (0, 9)), layout=layout, algorithm="direct"), layout, 2)
+    infinite = np.full_like(w, math.inf)
+    y = canonical(cr.conv2d(np.ones_like(x), infinite, padding=((9, 0), (0, 9)), **options), layout, 2)
     assert (y[:, :, :7] == 0).all() and (y[..., 20:] == 0).all() and (y[:, :, 7:, :20] == math.inf).all()
 
 

@@ -7,4 +7,5 @@
 #define CR_TILE_ROWS 6
 #define CR_TILE_VECTORS 2
 #define CR_FEW_ROWS 2
+#define CR_PLANE_TAPS 3
 #include "../kernels/kernels.inc"

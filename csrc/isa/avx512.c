@@ -7,4 +7,5 @@
 #define CR_TILE_ROWS 14
 #define CR_TILE_VECTORS 2
 #define CR_FEW_ROWS 3
+#define CR_PLANE_TAPS 7
 #include "../kernels/kernels.inc"

@@ -4,4 +4,5 @@
 #define CR_TILE_ROWS 6
 #define CR_TILE_VECTORS 2
 #define CR_FEW_ROWS 2
+#define CR_PLANE_TAPS 1
 #include "../kernels/kernels.inc"

@@ -98,29 +98,29 @@ CR_INLINE VEC NAME(select_masked)(MASK mask, VEC a, VEC b)
 
 #else
 
-typedef unsigned NAME(mask); /* a bit for each lane */
+typedef struct NAME(mask) { int first, end; } NAME(mask);
 #define MASK NAME(mask)
 
-CR_INLINE MASK NAME(lanes_below)(int n) { return (1u << n) - 1; }
+CR_INLINE MASK NAME(lanes_below)(int n) { return (MASK){0, n}; }
 
 CR_INLINE VEC NAME(load_masked)(const REAL *p, MASK mask)
 {
     VEC v = {0};
     for (int i = 0; i < LANES; i++)
-        if (mask >> i & 1) v[i] = p[i];
+        if (i >= mask.first && i < mask.end) v[i] = p[i];
     return v;
 }
 
 CR_INLINE void NAME(store_masked)(REAL *p, VEC v, MASK mask)
 {
     for (int i = 0; i < LANES; i++)
-        if (mask >> i & 1) p[i] = v[i];
+        if (i >= mask.first && i < mask.end) p[i] = v[i];
 }
 
 CR_INLINE VEC NAME(select_masked)(MASK mask, VEC a, VEC b)
 {
     for (int i = 0; i < LANES; i++)
-        if (mask >> i & 1) b[i] = a[i];
+        if (i >= mask.first && i < mask.end) b[i] = a[i];
     return b;
 }
 
@@ -134,7 +134,13 @@ CR_INLINE MASK NAME(lanes_between)(int64_t first, int64_t end)
 {
     const int below = first < 0 ? 0 : first < LANES ? (int)first : LANES;
     const int past = end < below ? below : end < LANES ? (int)end : LANES;
-    return NAME(lanes_below)(past) & ~NAME(lanes_below)(below);
+#if defined(__AVX512F__)
+    return NAME(lanes_below)(past) & (MASK)~NAME(lanes_below)(below);
+#elif defined(__AVX2__)
+    return _mm256_andnot_si256(NAME(lanes_below)(below), NAME(lanes_below)(past));
+#else
+    return (MASK){below, past};
+#endif
 }
 
 /* The elements from j on, as many as there are: left of them until the end. */
