@@ -7,7 +7,7 @@ int cr_planes_apply(const struct cr_kernels *kernels, const struct cr_axis axis[
 {
     const struct cr_axis *depth = &axis[0], *height = &axis[1], *width = &axis[2];
 
-    return x->space[2] == 1 && y->space[2] == 1 && depth->kernel == 1 && depth->stride == 1 &&
+    return (x->space[2] == 1 || width->sources == 1) && y->space[2] == 1 && depth->kernel == 1 && depth->stride == 1 &&
            depth->sources == depth->targets && height->stride == 1 && width->stride == 1 &&
            height->mode == CR_PAD_CONSTANT && width->mode == CR_PAD_CONSTANT && height->kernel == width->kernel &&
            height->kernel % 2 == 1 && height->kernel >= 3 && height->kernel <= kernels->plane_taps;

@@ -193,6 +193,8 @@ enum cr_status cr_conv_backward_data(const struct cr_conv *conv, const struct cr
  *
  *     dw[k,c,q] = sum_{n,o} dy[n,k,o] x[n, c, o*stride + q*dilation - pad_low]
  *
+ * The order of a depthwise sum depends on whether pixels of a row lie side by side in x and dy.
+ *
  * dy [N, K, out]           read
  * x  [N, C, in]            read
  * dw [K, C/groups, kernel] written */
