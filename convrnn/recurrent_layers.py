@@ -248,7 +248,7 @@ class _Recurrent(Layer):
             for direction in range(self._directions):
                 part = layer * self._directions + direction
                 weights = self._weights(part, dtype, fit=parts is not None)
-                options = self._options._replace(reverse=direction == 1)
+                options = self._options._replace(reverse=True) if direction else self._options
                 _, end, cache = recurrent.run_forward(
                     self._cell, x, weights, self.hidden_size, self._part_of(first, part, batched), options, lengths,
                     keep, batched, y[:, :, direction * self._width:(direction + 1) * self._width],

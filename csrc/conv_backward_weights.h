@@ -103,7 +103,8 @@ CR_HIDDEN void cr_weights_open_stage(struct cr_weights_walk *walk, int64_t slice
 CR_HIDDEN void cr_weights_list_lines(struct cr_weights_walk *walk, int64_t td, int64_t th);
 
 /* conv_backward_weights_planes.c: dw of a call, if this is how. */
-CR_HIDDEN int cr_weights_planes_apply(const struct cr_conv *conv, const struct cr_tensor *dy, const struct cr_tensor *x);
+CR_HIDDEN int cr_weights_planes_apply(const struct cr_conv *conv, const struct cr_tensor *dy,
+                                      const struct cr_tensor *x);
 CR_HIDDEN enum cr_status cr_weights_planes(const struct cr_conv *conv, const struct cr_tensor *dy,
                                            const struct cr_tensor *x, const struct cr_tensor *dw);
 

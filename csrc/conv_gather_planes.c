@@ -1,5 +1,5 @@
-/* A depthwise gather of planes (conv_planes.c). Backward to data the kernel is turned round, so that sources ascend as in
- * a tile's steps. */
+/* A depthwise gather of planes (conv_planes.c). Backward to data the kernel is turned round, so that sources ascend, as
+ * in a tile's steps. */
 #include "conv_gather.h"
 
 /* What planes are cut into: bands of rows that stay in a second-level cache, not so few that those at their ends, which

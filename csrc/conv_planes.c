@@ -1,5 +1,5 @@
-/* Depthwise convolutions whose pixels of a row lie side by side in x and in y, as planes that are convolved where they lie
- * (kernels/planes.inc). With a dilation of d every d-th row is a plane of its own: a class of rows. */
+/* Depthwise convolutions whose pixels of a row lie side by side in x and in y: planes, which are convolved where they
+ * lie (kernels/planes.inc). With a dilation of d every d-th row is a plane of its own: a class of rows. */
 #include "conv.h"
 
 int cr_planes_apply(const struct cr_kernels *kernels, const struct cr_axis axis[3], const struct cr_tensor *x,

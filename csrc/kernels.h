@@ -93,21 +93,20 @@ struct cr_spread {
     int64_t source_row, target_row, below; /* strides, in elements */
 };
 
-/* Depthwise convolution of planes whose pixels of a row lie side by side, with a kernel of 3x3, 5x5 or 7x7 that
- * has no more rows than plane_taps of the table.
+/* Depthwise convolution of planes, whose pixels of a row lie side by side, with a kernel of 3x3, 5x5 or 7x7 that has no
+ * more rows than plane_taps of the table.
  *
- *     planes   y[p,i,j] = act(bias[p] + sum_{h,k} w[p,h,k] x[p, i - before + h, j + first + k*step])
+ *     planes          y[p,i,j] = act(bias[p] + sum_{h,k} w[p,h,k] x[p, i - before + h, j + first + k*step])
+ *     planes_adjoint  sums[p,h,k] += sum_{i,j} y[p,i,j] x[p, i - before + h, j + first + k*step], a sum for each lane
+ *                     of a vector; y is dy
+ *     planes_weights  w[p,h,k] = the lanes of sums[p,h,k] added up
  *
- * over the taps whose row is one of [0, x_rows) and whose column one of [0, x_columns). The terms are added in ascending
- * (h, k), as in a tile.
- *
- *     planes_adjoint  sums[p,h,k] += products y[p,i,j] x[p, i - before + h, j + first + k*step] of the same terms, in as
- *                     many lanes of a vector; y is dy. planes, at most 512 rows
- *     planes_weights  w[p,h,k] = the sum of the lanes of sums[p,h,k] */
+ * over what has a row of x, one of [0, x_rows), and a column, one of [0, x_columns). The terms of y are added in
+ * ascending (h, k), as in a tile. */
 struct cr_planes {
     const void *x;
     void *w, *y;
-    void *sums;       /* [planes, taps, taps], vectors */
+    void *sums;       /* [planes, taps, taps] vectors */
     const void *bias; /* [planes], contiguous; or NULL */
     enum cr_activation activation;
     int taps;

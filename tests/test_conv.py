@@ -101,8 +101,8 @@ SHAPES = [
     # depthwise planes: rows of a vector more or less, padding wider than a vector and dilations past the image, slices,
     # planes of which some are left
     "n2c3h6w40k3_3x3_g3_p1", "n1c5h9w70k5_5x5_g5_p2,0x1,3_d1x2", "n1c2h3w20k2_3x3_g2_p20,1",
-    "n1c4h2w9k4_3x3_g4_p9_d7", "n2c7d3h5w17k7_1x3x3_g7_p0,0x1,1x1,1", "n1c1h20w33k1_3x3_p1_d3", "n1c3h4w16k3_5x5_g3_pfull",
-    "n1c9h1w30k9_3x3_g9_p1x18,20", "n1c3h5w20k3_7x7_g3_p3",
+    "n1c4h2w9k4_3x3_g4_p9_d7", "n2c7d3h5w17k7_1x3x3_g7_p0,0x1,1x1,1", "n1c1h20w33k1_3x3_p1_d3",
+    "n1c3h4w16k3_5x5_g3_pfull", "n1c9h1w30k9_3x3_g9_p1x18,20", "n1c3h5w20k3_7x7_g3_p3",
     # no images
     "n0c3w9k4_3", "n0c1w40k1_3", "n0c3h7w6k4_3x2_s2_p1", "n0c4h7w6k4_3x2_g4_p1_wrap",
 ]
