@@ -2,7 +2,7 @@
  * lie (kernels/planes.inc). With a dilation of d every d-th row is a plane of its own: a class of rows. */
 #include "conv.h"
 
-int cr_planes_apply(const struct cr_kernels *kernels, const struct cr_axis axis[3], const struct cr_tensor *x,
+int cr_planes_apply(const struct cr_kernels *kernels, const struct cr_axis *axis, const struct cr_tensor *x,
                     const struct cr_tensor *y)
 {
     const struct cr_axis *depth = &axis[0], *height = &axis[1], *width = &axis[2];
@@ -13,7 +13,7 @@ int cr_planes_apply(const struct cr_kernels *kernels, const struct cr_axis axis[
            height->kernel % 2 == 1 && height->kernel >= 3 && height->kernel <= kernels->plane_taps;
 }
 
-int64_t cr_plane_classes(const struct cr_axis axis[3])
+int64_t cr_plane_classes(const struct cr_axis *axis)
 {
     return cr_smaller(axis[1].dilation, axis[1].targets);
 }
@@ -24,7 +24,7 @@ static int64_t first_source(const struct cr_axis *axis)
     return axis->backward ? axis->low - (axis->kernel - 1) * axis->dilation : -axis->low;
 }
 
-struct cr_planes cr_planes_of_class(const struct cr_kernels *kernels, const struct cr_axis axis[3],
+struct cr_planes cr_planes_of_class(const struct cr_kernels *kernels, const struct cr_axis *axis,
                                     const struct cr_tensor *x, const struct cr_tensor *y, int64_t image, int64_t slice,
                                     int64_t row)
 {
