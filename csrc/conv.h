@@ -116,16 +116,21 @@ CR_HIDDEN void cr_gather_prepare(const struct cr_gather *gather, void *prepared)
 
 /* -------------------------------------------------------------------------------------------------- planes ---- */
 
-/* axis [3]. Whether a depthwise convolution with these axes is one of planes. */
-CR_HIDDEN int cr_planes_apply(const struct cr_kernels *kernels, const struct cr_axis *axis, const struct cr_tensor *x,
-                              const struct cr_tensor *y);
+/* What lies side by side of a depthwise convolution of planes: pixels of a row, or channels. */
+enum cr_planes_by { CR_NO_PLANES, CR_PLANES_BY_PIXELS, CR_PLANES_BY_CHANNELS };
 
-/* Classes of rows, which a dilation leaves apart. Those of a slice that begin at a row of y: the planes of all channels
- * from the first on, without their number, weights, bias and activation. And rows [row, end) of them. */
+/* axis [3]. How a depthwise convolution with these axes is one of planes, if it is. */
+CR_HIDDEN enum cr_planes_by cr_planes_by(const struct cr_kernels *kernels, const struct cr_axis *axis,
+                                         const struct cr_tensor *x, const struct cr_tensor *y);
+
+/* Classes of an axis, which a dilation leaves apart. Those of a slice that begin at a row of y, and by channels at a
+ * column: the planes of all channels from the first on, without their number, weights, bias and activation. And rows
+ * [row, end) of them. */
 CR_HIDDEN int64_t cr_plane_classes(const struct cr_axis *axis);
 CR_HIDDEN struct cr_planes cr_planes_of_class(const struct cr_kernels *kernels, const struct cr_axis *axis,
-                                              const struct cr_tensor *x, const struct cr_tensor *y, int64_t image,
-                                              int64_t slice, int64_t row);
+                                              enum cr_planes_by by, const struct cr_tensor *x,
+                                              const struct cr_tensor *y, int64_t image, int64_t slice, int64_t row,
+                                              int64_t column);
 CR_HIDDEN struct cr_planes cr_planes_of_band(const struct cr_kernels *kernels, struct cr_planes planes, int64_t row,
                                              int64_t end);
 

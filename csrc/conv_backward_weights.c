@@ -393,7 +393,8 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
     const enum cr_status status = cr_conv_check(conv);
     if (status != CR_OK) return status;
     if (cr_conv_weights_choice(conv) == CR_WINOGRAD) return cr_winograd_weights(conv, dy, x, dw);
-    if (cr_weights_planes_apply(conv, dy, x)) return cr_weights_planes(conv, dy, x, dw);
+    const enum cr_planes_by by = cr_weights_planes_by(conv, dy, x, dw);
+    if (by != CR_NO_PLANES) return cr_weights_planes(conv, by, dy, x, dw);
     if (changes_places(conv, dy, x, dw)) {
         struct cr_conv exchanged = *conv;
         exchanged.C = conv->K;

@@ -102,10 +102,11 @@ CR_HIDDEN void cr_weights_open_stage(struct cr_weights_walk *walk, int64_t slice
 /* A step for each line of the block in which tap (td, th) meets the image. */
 CR_HIDDEN void cr_weights_list_lines(struct cr_weights_walk *walk, int64_t td, int64_t th);
 
-/* conv_backward_weights_planes.c: dw of a call, if this is how. */
-CR_HIDDEN int cr_weights_planes_apply(const struct cr_conv *conv, const struct cr_tensor *dy,
-                                      const struct cr_tensor *x);
-CR_HIDDEN enum cr_status cr_weights_planes(const struct cr_conv *conv, const struct cr_tensor *dy,
-                                           const struct cr_tensor *x, const struct cr_tensor *dw);
+/* conv_backward_weights_planes.c: how dw of a call is one of planes; it, if it is. */
+CR_HIDDEN enum cr_planes_by cr_weights_planes_by(const struct cr_conv *conv, const struct cr_tensor *dy,
+                                                 const struct cr_tensor *x, const struct cr_tensor *dw);
+CR_HIDDEN enum cr_status cr_weights_planes(const struct cr_conv *conv, enum cr_planes_by by,
+                                           const struct cr_tensor *dy, const struct cr_tensor *x,
+                                           const struct cr_tensor *dw);
 
 #endif

@@ -12,79 +12,114 @@ struct work {
     const struct cr_conv *conv;
     const struct cr_tensor *dy, *x, *dw;
     struct cr_axis axis[3];
-    char *sums; /* [parts] of so many bytes */
+    enum cr_planes_by by;
+    int64_t block, blocks; /* channels that a part has at least; so many blocks of them take turns in an image */
+    char *sums;            /* [parts] of so many bytes, by pixels */
     int64_t sums_bytes;
 };
+
+/* Channels [channel, end) of dw are those at work. */
+static void set_channels(const struct work *work, struct cr_planes *planes, int64_t channel, int64_t end, void *sums)
+{
+    planes->plane = channel;
+    planes->plane_end = end;
+    planes->sums = sums;
+    planes->w = work->dw->data;
+    planes->w_plane = work->dw->batch;
+    planes->w_tap[0] = work->dw->space[1];
+    planes->w_tap[1] = work->dw->space[2];
+}
+
+static void set_to_zero(const struct work *work, int64_t channel, int64_t end, void *sums)
+{
+    const struct cr_tensor *dw = work->dw;
+    const int64_t size = work->kernels->size;
+
+    if (work->by == CR_PLANES_BY_PIXELS) {
+        memset(sums, 0, (size_t)work->sums_bytes);
+        return;
+    }
+    for (int64_t h = 0; h < work->conv->kernel[1]; h++)
+        for (int64_t k = 0; k < work->conv->kernel[2]; k++)
+            memset(cr_at(dw->data, channel + h * dw->space[1] + k * dw->space[2], size), 0,
+                   (size_t)((end - channel) * size));
+}
 
 /* dw of channels [channel, end). */
 static void run_channels(const struct work *work, int64_t channel, int64_t end, void *sums)
 {
     const struct cr_kernels *kernels = work->kernels;
-    const struct cr_tensor *dw = work->dw;
-    struct cr_planes weights = {
-        .planes = end - channel,
-        .taps = (int)work->axis[1].kernel,
-        .sums = sums,
-        .w = cr_at(dw->data, channel * dw->batch, kernels->size),
-        .w_plane = dw->batch,
-        .w_tap = {dw->space[1], dw->space[2]},
-    };
+    const int by_pixels = work->by == CR_PLANES_BY_PIXELS;
+    const int64_t columns = by_pixels ? 1 : cr_plane_classes(&work->axis[2]);
+    const int64_t classes = cr_plane_classes(&work->axis[1]) * columns;
 
-    memset(sums, 0, (size_t)work->sums_bytes);
+    set_to_zero(work, channel, end, sums);
     for (int64_t image = 0; image < work->conv->N; image++)
         for (int64_t slice = 0; slice < work->axis[0].targets; slice++)
-            for (int64_t row = 0; row < cr_plane_classes(work->axis); row++) {
+            for (int64_t class = 0; class < classes; class++) {
                 const struct cr_planes rows =
-                    cr_planes_of_class(kernels, work->axis, work->x, work->dy, image, slice, row);
+                    cr_planes_of_class(kernels, work->axis, work->by, work->x, work->dy, image, slice,
+                                       class / columns, class % columns);
                 const int64_t bands = cr_ceil_div(rows.rows, CR_WEIGHTS_PIXELS);
                 for (int64_t band = 0; band < bands; band++) {
                     struct cr_planes planes = cr_planes_of_band(kernels, rows, cr_cut(rows.rows, band, bands),
                                                                 cr_cut(rows.rows, band + 1, bands));
-                    planes.planes = weights.planes;
-                    planes.sums = sums;
-                    planes.x = cr_at(planes.x, channel * planes.x_plane, kernels->size);
-                    planes.y = cr_at(planes.y, channel * planes.y_plane, kernels->size);
-                    kernels->planes_adjoint(&planes);
+                    set_channels(work, &planes, channel, end, sums);
+                    (by_pixels ? kernels->planes_adjoint : kernels->channels_adjoint)(&planes);
                 }
             }
-    kernels->planes_weights(&weights);
+    if (by_pixels) {
+        struct cr_planes weights = {.taps = (int)work->conv->kernel[1]};
+        set_channels(work, &weights, channel, end, sums);
+        kernels->planes_weights(&weights);
+    }
 }
 
 static void run_part(void *context, int part, int parts)
 {
     const struct work *work = context;
-    const int64_t channels = work->conv->C, end = cr_cut(channels, part + 1, parts);
+    const int64_t channels = work->conv->C, blocks = cr_larger(1, channels / work->block);
+    const int64_t end = cr_cut(blocks, part + 1, parts);
 
-    for (int64_t channel = cr_cut(channels, part, parts), next; channel < end; channel = next) {
-        next = cr_smaller(end, channel + CHANNELS);
-        run_channels(work, channel, next, work->sums + part * work->sums_bytes);
+    for (int64_t block = cr_cut(blocks, part, parts), next; block < end; block = next) {
+        next = block + cr_smaller(end - block, work->blocks);
+        run_channels(work, block * work->block, next == blocks ? channels : next * work->block,
+                     work->sums + part * work->sums_bytes);
     }
 }
 
-/* Of rows of half a vector or less the sums of lanes, for each plane, take longer than copies: 960 channels 7x7 33 us
- * and 39, 512 of 14x14 41 and 29. One channel alone is summed by segments, which threads share. */
-int cr_weights_planes_apply(const struct cr_conv *conv, const struct cr_tensor *dy, const struct cr_tensor *x)
+/* By pixels, of rows of half a vector or less the sums of lanes, for each plane, take longer than copies: 960 channels
+ * 7x7 33 us and 39, 512 of 14x14 41 and 29. One channel alone is summed by segments, which threads share. */
+enum cr_planes_by cr_weights_planes_by(const struct cr_conv *conv, const struct cr_tensor *dy,
+                                       const struct cr_tensor *x, const struct cr_tensor *dw)
 {
     const struct cr_kernels *kernels = cr_kernels(conv->dtype);
     struct cr_axis axis[3];
 
-    if (conv->groups == 1 || conv->C != conv->groups || conv->K != conv->groups) return 0;
+    if (conv->groups == 1 || conv->C != conv->groups || conv->K != conv->groups) return CR_NO_PLANES;
     for (int i = 0; i < 3; i++) cr_axis_open(&axis[i], conv, i, 0);
-    return 2 * conv->out[2] > cr_smaller(kernels->lanes, conv->groups) && cr_planes_apply(kernels, axis, x, dy);
+    const enum cr_planes_by by = cr_planes_by(kernels, axis, x, dy);
+    const int pays = by == CR_PLANES_BY_PIXELS ? 2 * conv->out[2] > cr_smaller(kernels->lanes, conv->groups)
+                                               : dw->batch == 1 && conv->groups >= kernels->lanes;
+    return pays ? by : CR_NO_PLANES;
 }
 
-enum cr_status cr_weights_planes(const struct cr_conv *conv, const struct cr_tensor *dy, const struct cr_tensor *x,
-                                 const struct cr_tensor *dw)
+enum cr_status cr_weights_planes(const struct cr_conv *conv, enum cr_planes_by by, const struct cr_tensor *dy,
+                                 const struct cr_tensor *x, const struct cr_tensor *dw)
 {
-    struct work work = {.kernels = cr_kernels(conv->dtype), .conv = conv, .dy = dy, .x = x, .dw = dw};
-    const int64_t vector = work.kernels->lanes * work.kernels->size;
+    const struct cr_kernels *kernels = cr_kernels(conv->dtype);
+    const int by_pixels = by == CR_PLANES_BY_PIXELS;
+    struct work work = {.kernels = kernels, .conv = conv, .by = by, .dy = dy, .x = x, .dw = dw};
     struct cr_scratch scratch;
 
     for (int axis = 0; axis < 3; axis++) cr_axis_open(&work.axis[axis], conv, axis, 0);
+    work.block = by_pixels ? 1 : kernels->lanes;
+    work.blocks = by_pixels ? CHANNELS : INT64_MAX;
+    work.sums_bytes = by_pixels ? CHANNELS * conv->kernel[1] * conv->kernel[2] * kernels->lanes * kernels->size : 0;
     const double pixels = (double)work.axis[0].targets * (double)work.axis[1].targets * (double)work.axis[2].targets;
     const double taps = (double)conv->kernel[1] * (double)conv->kernel[2];
-    const int parts = (int)cr_smaller(cr_parts(4 * (double)conv->N * pixels * taps * (double)conv->C), conv->C);
-    work.sums_bytes = CHANNELS * conv->kernel[1] * conv->kernel[2] * vector;
+    const int parts = (int)cr_smaller(cr_parts(4 * (double)conv->N * pixels * taps * (double)conv->C),
+                                      conv->C / work.block);
     work.sums = cr_scratch_open(&scratch, parts * work.sums_bytes);
     if (!work.sums) return CR_OUT_OF_MEMORY;
     cr_parallel(parts, run_part, &work);

@@ -347,8 +347,9 @@ static void prepare_part(void *context, int part, int parts)
 
 enum cr_status cr_gather(const struct cr_gather *gather, const void *prepared)
 {
-    if (cr_gather_planes_apply(gather)) {
-        cr_gather_planes(gather, prepared);
+    const enum cr_planes_by by = cr_gather_planes_by(gather);
+    if (by != CR_NO_PLANES) {
+        cr_gather_planes(gather, by, prepared);
         return CR_OK;
     }
     struct cr_gather_plan plan = cr_gather_plan(gather, prepared);

@@ -95,9 +95,9 @@ CR_HIDDEN int64_t cr_gather_rows_before(const struct cr_gather_walk *walk);
 /* Puts a panel to work, its channels and where its chunk lies. */
 CR_HIDDEN void cr_gather_select_panel(struct cr_gather_walk *walk, int64_t panel);
 
-/* conv_gather_planes.c: the gather of a call that has something to do, if this is how. */
-CR_HIDDEN int cr_gather_planes_apply(const struct cr_gather *gather);
-CR_HIDDEN void cr_gather_planes(const struct cr_gather *gather, const void *prepared);
+/* conv_gather_planes.c: how the gather of a call is one of planes; it, if it is. */
+CR_HIDDEN enum cr_planes_by cr_gather_planes_by(const struct cr_gather *gather);
+CR_HIDDEN void cr_gather_planes(const struct cr_gather *gather, enum cr_planes_by by, const void *prepared);
 
 /* All tiles of walk->rectangle, for the chunk of the panels that are walked together. context: the walk. */
 CR_HIDDEN void cr_gather_rectangle(void *context);

@@ -1,58 +1,93 @@
-/* Depthwise convolutions whose pixels of a row lie side by side in x and in y: planes, which are convolved where they
- * lie (kernels/planes.inc). With a dilation of d every d-th row is a plane of its own: a class of rows. */
+/* Depthwise convolutions that need no tiles, since what their vectors are of lies side by side in x and in y: planes,
+ * pixels of a row (kernels/planes.inc), or channels (kernels/channels.inc). They are convolved where they lie.
+ *
+ * With a dilation of d every d-th row is a plane of its own: a class of rows. So are columns, but for vectors of pixels
+ * of a row. */
 #include "conv.h"
 
-int cr_planes_apply(const struct cr_kernels *kernels, const struct cr_axis *axis, const struct cr_tensor *x,
-                    const struct cr_tensor *y)
+static int is_plane(const struct cr_axis *depth, const struct cr_axis *height, const struct cr_axis *width)
 {
-    const struct cr_axis *depth = &axis[0], *height = &axis[1], *width = &axis[2];
-
-    return (x->space[2] == 1 || width->sources == 1) && y->space[2] == 1 && depth->kernel == 1 && depth->stride == 1 &&
-           depth->sources == depth->targets && height->stride == 1 && width->stride == 1 &&
+    return depth->kernel == 1 && depth->stride == 1 && depth->sources == depth->targets &&
            height->mode == CR_PAD_CONSTANT && width->mode == CR_PAD_CONSTANT && height->kernel == width->kernel &&
-           height->kernel % 2 == 1 && height->kernel >= 3 && height->kernel <= kernels->plane_taps;
+           height->stride == width->stride && (height->stride == 1 || !height->backward) && height->kernel % 2 == 1 &&
+           height->kernel >= 3;
 }
 
-int64_t cr_plane_classes(const struct cr_axis *axis)
+enum cr_planes_by cr_planes_by(const struct cr_kernels *kernels, const struct cr_axis *axis, const struct cr_tensor *x,
+                               const struct cr_tensor *y)
 {
-    return cr_smaller(axis[1].dilation, axis[1].targets);
+    const struct cr_axis *width = &axis[2];
+
+    if (!is_plane(&axis[0], &axis[1], width)) return CR_NO_PLANES;
+    if ((x->space[2] == 1 || width->sources == 1) && y->space[2] == 1 && width->stride == 1 &&
+        width->kernel <= kernels->plane_taps)
+        return CR_PLANES_BY_PIXELS;
+    return x->channel == 1 && y->channel == 1 && width->stride <= 2 && width->kernel <= 7 ? CR_PLANES_BY_CHANNELS
+                                                                                          : CR_NO_PLANES;
 }
 
-/* The least source of target 0, in the image or not. */
-static int64_t first_source(const struct cr_axis *axis)
+int64_t cr_plane_classes(const struct cr_axis *axis) { return cr_smaller(axis->dilation, axis->targets); }
+
+/* The class of an axis that begins at a target: how many targets it has, its first source of the image and their
+ * number, and where among them the source of the first target and tap would be. */
+struct axis_class {
+    int64_t targets, source, sources, first;
+};
+
+static struct axis_class class_of(const struct cr_axis *axis, int64_t target)
 {
-    return axis->backward ? axis->low - (axis->kernel - 1) * axis->dilation : -axis->low;
+    const int64_t d = axis->dilation, low = axis->backward ? (axis->kernel - 1) * d - axis->low : axis->low;
+    const int64_t first = axis->stride * target - low, source = (first % d + d) % d;
+
+    return (struct axis_class){
+        .targets = cr_ceil_div(axis->targets - target, d),
+        .source = source,
+        .sources = cr_larger(0, cr_ceil_div(axis->sources - source, d)),
+        .first = (first - source) / d,
+    };
 }
 
-struct cr_planes cr_planes_of_class(const struct cr_kernels *kernels, const struct cr_axis *axis,
+struct cr_planes cr_planes_of_class(const struct cr_kernels *kernels, const struct cr_axis *axis, enum cr_planes_by by,
                                     const struct cr_tensor *x, const struct cr_tensor *y, int64_t image, int64_t slice,
-                                    int64_t row)
+                                    int64_t row, int64_t column)
 {
-    const struct cr_axis *height = &axis[1], *width = &axis[2];
-    const int64_t d = height->dilation, source = row + first_source(height), x_row = (source % d + d) % d;
-
-    return (struct cr_planes){
-        .x = cr_at(x->data, image * x->batch + slice * x->space[0] + x_row * x->space[1], kernels->size),
-        .y = cr_at(y->data, image * y->batch + slice * y->space[0] + row * y->space[1], kernels->size),
-        .taps = (int)height->kernel,
+    const struct axis_class rows = class_of(&axis[1], row), columns = class_of(&axis[2], column);
+    const int64_t d = axis[1].dilation;
+    struct cr_planes planes = {
+        .x = cr_at(x->data, image * x->batch + slice * x->space[0] + rows.source * x->space[1], kernels->size),
+        .y = cr_at(y->data, image * y->batch + slice * y->space[0] + row * y->space[1] + column * y->space[2],
+                   kernels->size),
+        .taps = (int)axis[1].kernel,
+        .stride = (int)axis[1].stride,
         .x_plane = x->channel,
         .y_plane = y->channel,
         .x_row = d * x->space[1],
         .y_row = d * y->space[1],
-        .rows = cr_ceil_div(height->targets - row, d),
-        .x_rows = cr_larger(0, cr_ceil_div(height->sources - x_row, d)),
-        .before = (x_row - source) / d,
-        .columns = width->targets,
-        .x_columns = width->sources,
-        .first = first_source(width),
-        .step = width->dilation,
+        .rows = rows.targets,
+        .x_rows = rows.sources,
+        .before = -rows.first,
     };
+
+    if (by == CR_PLANES_BY_PIXELS) {
+        planes.columns = axis[2].targets;
+        planes.x_columns = axis[2].sources;
+        planes.first = axis[2].backward ? axis[2].low - (axis[2].kernel - 1) * axis[2].dilation : -axis[2].low;
+        planes.step = axis[2].dilation;
+    } else {
+        planes.x = cr_at(planes.x, columns.source * x->space[2], kernels->size);
+        planes.x_column = axis[2].dilation * x->space[2];
+        planes.y_column = axis[2].dilation * y->space[2];
+        planes.columns = columns.targets;
+        planes.x_columns = columns.sources;
+        planes.first = columns.first;
+    }
+    return planes;
 }
 
 struct cr_planes cr_planes_of_band(const struct cr_kernels *kernels, struct cr_planes planes, int64_t row, int64_t end)
 {
     planes.y = cr_at(planes.y, row * planes.y_row, kernels->size);
     planes.rows = end - row;
-    planes.before -= row;
+    planes.before -= planes.stride * row;
     return planes;
 }

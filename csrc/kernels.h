@@ -93,13 +93,17 @@ struct cr_spread {
     int64_t source_row, target_row, below; /* strides, in elements */
 };
 
-/* Depthwise convolution of planes, whose pixels of a row lie side by side, with a kernel of 3x3, 5x5 or 7x7 that has no
- * more rows than plane_taps of the table.
+/* Depthwise convolution of planes with a kernel of 3x3, 5x5 or 7x7.
  *
- *     planes          y[p,i,j] = act(bias[p] + sum_{h,k} w[p,h,k] x[p, i - before + h, j + first + k*step])
+ *     planes          y[p,i,j] = act(bias[p] + sum_{h,k} w[p,h,k] x[p, i - before + h, j + first + k*step]), pixels of
+ *                     a row side by side; of kernels that have no more rows than plane_taps of the table
  *     planes_adjoint  sums[p,h,k] += sum_{i,j} y[p,i,j] x[p, i - before + h, j + first + k*step], a sum for each lane
  *                     of a vector; y is dy
  *     planes_weights  w[p,h,k] = the lanes of sums[p,h,k] added up
+ *     channels        y[p,i,j] = act(bias[p] + sum_{h,k} w[p,h,k] x[p, stride*i - before + h, stride*j + first + k]),
+ *                     planes side by side: all strides along them are 1; stride is 1 or 2
+ *     channels_adjoint  w[p,h,k] += sum_{i,j} y[p,i,j] x[p, stride*i - before + h, stride*j + first + k], of as many
+ *                     planes as there are lanes, or more; y is dy
  *
  * over what has a row of x, one of [0, x_rows), and a column, one of [0, x_columns). The terms of y are added in
  * ascending (h, k), as in a tile. */
@@ -109,10 +113,11 @@ struct cr_planes {
     void *sums;       /* [planes, taps, taps] vectors */
     const void *bias; /* [planes], contiguous; or NULL */
     enum cr_activation activation;
-    int taps;
-    int64_t planes;
-    int64_t x_plane, w_plane, y_plane; /* strides, in elements */
-    int64_t x_row, y_row, w_tap[2];
+    int taps, stride;
+    int64_t plane, plane_end; /* those at work */
+    int64_t x_plane, y_plane; /* strides, in elements */
+    int64_t x_row, y_row, x_column, y_column;
+    int64_t w_plane, w_tap[2], w_panel, w_next; /* plane p of w is p%w_panel*w_plane + p/w_panel*w_next */
     int64_t rows, x_rows, before;
     int64_t columns, x_columns, first, step;
 };
@@ -187,6 +192,8 @@ struct cr_kernels {
     void (*planes)(const struct cr_planes *planes);
     void (*planes_adjoint)(const struct cr_planes *planes);
     void (*planes_weights)(const struct cr_planes *planes);
+    void (*channels)(const struct cr_planes *planes);
+    void (*channels_adjoint)(const struct cr_planes *planes);
 
     /* Element (i, j) of a matrix, source[i*source_k + j*source_n], i < k, j < n, into the panels. */
     void (*pack)(const struct cr_panels *to, const void *source, int64_t k, int64_t n, int64_t source_k,

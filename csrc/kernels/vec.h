@@ -193,6 +193,9 @@ CR_INLINE VEC NAME(keep)(VEC v)
     return v;
 }
 
+/* Leaves n vectors in memory. Without it GCC takes registers for some of them from what is needed more often. */
+CR_INLINE void NAME(leave)(VEC *v, const int n) { __asm__("" : "+m"(*(VEC(*)[n])v)); }
+
 /* Shuffles of two vectors that move nothing across the blocks of 16 bytes that a vector is made of, and shuffles of
  * whole blocks: a processor has more room for these than for any others. The index of result lane i is a formula. */
 #define LANES_2(index) index(0), index(1)
