@@ -4,8 +4,9 @@
 
 #include "conv_backward_weights.h"
 
-/* Channels that take turns in an image, whose sums stay in a first-level cache. */
-enum { CHANNELS = 8 };
+/* Channels that take turns in an image, whose sums stay in a first-level cache; and rows of a strip, if its cache lines,
+ * which have more than one vector of channels, have to stay there. */
+enum { CHANNELS = 8, STRIP_ROWS = 28, LINE = 64 };
 
 struct work {
     const struct cr_kernels *kernels;
@@ -16,6 +17,7 @@ struct work {
     int64_t block, blocks; /* channels that a part has at least; so many blocks of them take turns in an image */
     char *sums;            /* [parts] of so many bytes, by pixels */
     int64_t sums_bytes;
+    int64_t band; /* rows that are added up before the next, at most */
 };
 
 /* Channels [channel, end) of dw are those at work. */
@@ -60,7 +62,7 @@ static void run_channels(const struct work *work, int64_t channel, int64_t end, 
                 const struct cr_planes rows =
                     cr_planes_of_class(kernels, work->axis, work->by, work->x, work->dy, image, slice,
                                        class / columns, class % columns);
-                const int64_t bands = cr_ceil_div(rows.rows, CR_WEIGHTS_PIXELS);
+                const int64_t bands = cr_ceil_div(rows.rows, work->band);
                 for (int64_t band = 0; band < bands; band++) {
                     struct cr_planes planes = cr_planes_of_band(kernels, rows, cr_cut(rows.rows, band, bands),
                                                                 cr_cut(rows.rows, band + 1, bands));
@@ -114,6 +116,7 @@ enum cr_status cr_weights_planes(const struct cr_conv *conv, enum cr_planes_by b
 
     for (int axis = 0; axis < 3; axis++) cr_axis_open(&work.axis[axis], conv, axis, 0);
     work.block = by_pixels ? 1 : kernels->lanes;
+    work.band = !by_pixels && kernels->lanes * kernels->size < LINE ? STRIP_ROWS : CR_WEIGHTS_PIXELS;
     work.blocks = by_pixels ? CHANNELS : INT64_MAX;
     work.sums_bytes = by_pixels ? CHANNELS * conv->kernel[1] * conv->kernel[2] * kernels->lanes * kernels->size : 0;
     const double pixels = (double)work.axis[0].targets * (double)work.axis[1].targets * (double)work.axis[2].targets;
