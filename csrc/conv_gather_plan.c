@@ -143,8 +143,9 @@ static double filling_by_pixels(const struct cr_gather_plan *plan, double by_cha
 }
 
 /* Whether channels of a depthwise convolution that do not lie side by side are copied to where they do. By pixels a
- * vector takes 0.7 ns and 0.65 more for each term, that way 3.9 and 0.18: 64 channels of 1,000 pixels with 9 taps 50
- * and 20 us. Where planes share cache sets and come from the last cache, three times as long: 128x128 190 and 240. */
+ * vector takes 0.7 ns, 0.65 more for each term, and its share of 250 for each plane, that way 3.9 and 0.18: 64 channels
+ * of 1,000 pixels with 9 taps 50 and 20 us, 256 of 500 with 5 taps 104 and 34. Where planes share cache sets and come
+ * from the last cache, three times as long: 128x128 190 and 240. */
 static int copies_depthwise(const struct cr_gather_plan *plan)
 {
     const struct cr_gather *gather = plan->gather;
@@ -153,7 +154,8 @@ static int copies_depthwise(const struct cr_gather_plan *plan)
     const double plane = (double)(plan->rows * width->targets * plan->kernels->size);
     const int far = gather->x->channel * plan->kernels->size % (4 * SCATTERING) == 0 &&
                     plane * (double)gather->groups > BATCH_BYTES;
-    const double pixels = 0.7 + 0.65 * terms, channels = 3.9 + 0.18 * terms;
+    const double vectors = (double)(plan->rows * cr_ceil_div(width->targets, plan->kernels->lanes));
+    const double pixels = 0.7 + 0.65 * terms + 250 / vectors, channels = 3.9 + 0.18 * terms;
 
     return pixels / (far ? 3 * channels : channels) * filling(plan->kernels, plan->kernels->rows, gather->groups) >
            filling_by_pixels(plan, 1.0 / plan->kernels->lanes);
