@@ -116,12 +116,16 @@ CR_HIDDEN void cr_gather_prepare(const struct cr_gather *gather, void *prepared)
 
 /* -------------------------------------------------------------------------------------------------- planes ---- */
 
-/* What lies side by side of a depthwise convolution of planes: pixels of a row, or channels. */
-enum cr_planes_by { CR_NO_PLANES, CR_PLANES_BY_PIXELS, CR_PLANES_BY_CHANNELS };
+/* What lies side by side of a depthwise convolution of planes: pixels of a row, pixels with their few channels, or
+ * channels. */
+enum cr_planes_by { CR_NO_PLANES, CR_PLANES_BY_PIXELS, CR_PLANES_MIXED, CR_PLANES_BY_CHANNELS };
 
 /* axis [3]. How a depthwise convolution with these axes is one of planes, if it is. */
 CR_HIDDEN enum cr_planes_by cr_planes_by(const struct cr_kernels *kernels, const struct cr_axis *axis,
-                                         const struct cr_tensor *x, const struct cr_tensor *y);
+                                         int64_t channels, const struct cr_tensor *x, const struct cr_tensor *y);
+
+/* Channels that are one plane: all, or 1. */
+CR_HIDDEN int64_t cr_planes_mixed(enum cr_planes_by by, const struct cr_tensor *y);
 
 /* Classes of an axis, which a dilation leaves apart. Those of a slice that begin at a row of y, and by channels at a
  * column: the planes of all channels from the first on, without their number, weights, bias and activation. And rows

@@ -4,9 +4,9 @@
 
 #include "conv_backward_weights.h"
 
-/* Channels that take turns in an image, whose sums stay in a first-level cache; and rows of a strip, if its cache lines,
+/* Planes that take turns in an image, or channels of a mixed one, whose sums stay in a first-level cache; and rows of a strip, if its cache lines,
  * which have more than one vector of channels, have to stay there. */
-enum { CHANNELS = 8, STRIP_ROWS = 28, LINE = 64 };
+enum { CHANNELS = CR_MIXED, STRIP_ROWS = 28, LINE = 64 };
 
 struct work {
     const struct cr_kernels *kernels;
@@ -14,8 +14,8 @@ struct work {
     const struct cr_tensor *dy, *x, *dw;
     struct cr_axis axis[3];
     enum cr_planes_by by;
-    int64_t block, blocks; /* channels that a part has at least; so many blocks of them take turns in an image */
-    char *sums;            /* [parts] of so many bytes, by pixels */
+    int64_t planes, block, blocks; /* a part has a block of planes at least; so many take turns in an image */
+    char *sums;                    /* [parts] of so many bytes, but for vectors of channels */
     int64_t sums_bytes;
     int64_t band; /* rows that are added up before the next, at most */
 };
@@ -37,7 +37,7 @@ static void set_to_zero(const struct work *work, int64_t channel, int64_t end, v
     const struct cr_tensor *dw = work->dw;
     const int64_t size = work->kernels->size;
 
-    if (work->by == CR_PLANES_BY_PIXELS) {
+    if (work->by != CR_PLANES_BY_CHANNELS) {
         memset(sums, 0, (size_t)work->sums_bytes);
         return;
     }
@@ -51,8 +51,8 @@ static void set_to_zero(const struct work *work, int64_t channel, int64_t end, v
 static void run_channels(const struct work *work, int64_t channel, int64_t end, void *sums)
 {
     const struct cr_kernels *kernels = work->kernels;
-    const int by_pixels = work->by == CR_PLANES_BY_PIXELS;
-    const int64_t columns = by_pixels ? 1 : cr_plane_classes(&work->axis[2]);
+    const int by_channels = work->by == CR_PLANES_BY_CHANNELS;
+    const int64_t columns = by_channels ? cr_plane_classes(&work->axis[2]) : 1;
     const int64_t classes = cr_plane_classes(&work->axis[1]) * columns;
 
     set_to_zero(work, channel, end, sums);
@@ -67,11 +67,11 @@ static void run_channels(const struct work *work, int64_t channel, int64_t end, 
                     struct cr_planes planes = cr_planes_of_band(kernels, rows, cr_cut(rows.rows, band, bands),
                                                                 cr_cut(rows.rows, band + 1, bands));
                     set_channels(work, &planes, channel, end, sums);
-                    (by_pixels ? kernels->planes_adjoint : kernels->channels_adjoint)(&planes);
+                    (by_channels ? kernels->channels_adjoint : kernels->planes_adjoint)(&planes);
                 }
             }
-    if (by_pixels) {
-        struct cr_planes weights = {.taps = (int)work->conv->kernel[1]};
+    if (!by_channels) {
+        struct cr_planes weights = {.taps = (int)work->conv->kernel[1], .mixed = (int)cr_planes_mixed(work->by, work->dy)};
         set_channels(work, &weights, channel, end, sums);
         kernels->planes_weights(&weights);
     }
@@ -80,12 +80,12 @@ static void run_channels(const struct work *work, int64_t channel, int64_t end, 
 static void run_part(void *context, int part, int parts)
 {
     const struct work *work = context;
-    const int64_t channels = work->conv->C, blocks = cr_larger(1, channels / work->block);
+    const int64_t blocks = work->planes / work->block;
     const int64_t end = cr_cut(blocks, part + 1, parts);
 
     for (int64_t block = cr_cut(blocks, part, parts), next; block < end; block = next) {
         next = block + cr_smaller(end - block, work->blocks);
-        run_channels(work, block * work->block, next == blocks ? channels : next * work->block,
+        run_channels(work, block * work->block, next == blocks ? work->planes : next * work->block,
                      work->sums + part * work->sums_bytes);
     }
 }
@@ -100,9 +100,9 @@ enum cr_planes_by cr_weights_planes_by(const struct cr_conv *conv, const struct 
 
     if (conv->groups == 1 || conv->C != conv->groups || conv->K != conv->groups) return CR_NO_PLANES;
     for (int i = 0; i < 3; i++) cr_axis_open(&axis[i], conv, i, 0);
-    const enum cr_planes_by by = cr_planes_by(kernels, axis, x, dy);
+    const enum cr_planes_by by = cr_planes_by(kernels, axis, conv->C, x, dy);
     const int pays = by == CR_PLANES_BY_PIXELS ? 2 * conv->out[2] > cr_smaller(kernels->lanes, conv->groups)
-                                               : dw->batch == 1 && conv->groups >= kernels->lanes;
+                                               : by == CR_PLANES_MIXED || dw->batch == 1;
     return pays ? by : CR_NO_PLANES;
 }
 
@@ -110,19 +110,20 @@ enum cr_status cr_weights_planes(const struct cr_conv *conv, enum cr_planes_by b
                                  const struct cr_tensor *x, const struct cr_tensor *dw)
 {
     const struct cr_kernels *kernels = cr_kernels(conv->dtype);
-    const int by_pixels = by == CR_PLANES_BY_PIXELS;
+    const int by_channels = by == CR_PLANES_BY_CHANNELS;
     struct work work = {.kernels = kernels, .conv = conv, .by = by, .dy = dy, .x = x, .dw = dw};
     struct cr_scratch scratch;
 
     for (int axis = 0; axis < 3; axis++) cr_axis_open(&work.axis[axis], conv, axis, 0);
-    work.block = by_pixels ? 1 : kernels->lanes;
-    work.band = !by_pixels && kernels->lanes * kernels->size < LINE ? STRIP_ROWS : CR_WEIGHTS_PIXELS;
-    work.blocks = by_pixels ? CHANNELS : INT64_MAX;
-    work.sums_bytes = by_pixels ? CHANNELS * conv->kernel[1] * conv->kernel[2] * kernels->lanes * kernels->size : 0;
+    work.planes = conv->C / cr_planes_mixed(by, dy);
+    work.block = by_channels ? kernels->lanes : 1;
+    work.band = by_channels && kernels->lanes * kernels->size < LINE ? STRIP_ROWS : CR_WEIGHTS_PIXELS;
+    work.blocks = by_channels ? INT64_MAX : CHANNELS;
+    work.sums_bytes = by_channels ? 0 : CHANNELS * conv->kernel[1] * conv->kernel[2] * kernels->lanes * kernels->size;
     const double pixels = (double)work.axis[0].targets * (double)work.axis[1].targets * (double)work.axis[2].targets;
     const double taps = (double)conv->kernel[1] * (double)conv->kernel[2];
     const int parts = (int)cr_smaller(cr_parts(4 * (double)conv->N * pixels * taps * (double)conv->C),
-                                      conv->C / work.block);
+                                      work.planes / work.block);
     work.sums = cr_scratch_open(&scratch, parts * work.sums_bytes);
     if (!work.sums) return CR_OUT_OF_MEMORY;
     cr_parallel(parts, run_part, &work);

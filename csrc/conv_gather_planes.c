@@ -14,7 +14,7 @@ struct planes {
     struct cr_gather_plan panels; /* where prepared weights lie */
     int64_t slices;               /* of all images */
     int64_t classes[2], bands;    /* of rows, of columns; bands of each class */
-    int64_t block;                /* channels that a thread has at least; the last ones may be more */
+    int64_t planes, block;        /* of a slice; channels that a thread has at least; the last ones may be more */
 };
 
 /* Rows of less than two fifths of a vector are better copied, if there are channels to fill one: 32 images 5x5 of 256
@@ -25,10 +25,9 @@ enum cr_planes_by cr_gather_planes_by(const struct cr_gather *gather)
     const int64_t lanes = cr_smaller(kernels->lanes, gather->groups);
     const int depthwise = gather->N > 0 && gather->in_channels == 1 && gather->out_channels == 1;
     const enum cr_planes_by by =
-        depthwise ? cr_planes_by(kernels, gather->axis, gather->x, gather->y) : CR_NO_PLANES;
-    const int pays = by == CR_PLANES_BY_PIXELS ? 5 * gather->axis[2].targets >= 2 * lanes : lanes == kernels->lanes;
+        depthwise ? cr_planes_by(kernels, gather->axis, gather->groups, gather->x, gather->y) : CR_NO_PLANES;
 
-    return pays ? by : CR_NO_PLANES;
+    return by == CR_PLANES_BY_PIXELS && 5 * gather->axis[2].targets < 2 * lanes ? CR_NO_PLANES : by;
 }
 
 /* Channels [channel, end) of a slice, a class of rows and columns, and a band. */
@@ -63,13 +62,13 @@ static void run_channels(const struct planes *work, int64_t slice, int64_t row, 
         planes.w_tap[1] = sign * w->space[2];
         planes.w_panel = INT64_MAX;
     }
-    (work->by == CR_PLANES_BY_PIXELS ? work->kernels->planes : work->kernels->channels)(&planes);
+    (work->by == CR_PLANES_BY_CHANNELS ? work->kernels->channels : work->kernels->planes)(&planes);
 }
 
 static void run_part(void *context, int part, int parts)
 {
     const struct planes *work = context;
-    const int64_t groups = work->gather->groups, blocks = cr_larger(1, groups / work->block), bands = work->bands;
+    const int64_t blocks = work->planes / work->block, bands = work->bands;
     const int64_t classes = work->classes[0] * work->classes[1], units = work->slices * classes * bands * blocks;
     const int64_t end = cr_cut(units, part + 1, parts);
 
@@ -78,30 +77,32 @@ static void run_part(void *context, int part, int parts)
         next = cr_smaller(end, unit + blocks - block);
         const int64_t last = block + next - unit;
         run_channels(work, rows / bands / classes, class / work->classes[1], class % work->classes[1], rows % bands,
-                     block * work->block, last == blocks ? groups : last * work->block);
+                     block * work->block, last == blocks ? work->planes : last * work->block);
     }
 }
 
 void cr_gather_planes(const struct cr_gather *gather, enum cr_planes_by by, const void *prepared)
 {
     const struct cr_axis *height = &gather->axis[1], *width = &gather->axis[2];
-    const int by_pixels = by == CR_PLANES_BY_PIXELS;
+    const int by_channels = by == CR_PLANES_BY_CHANNELS;
     struct planes work = {
         .gather = gather,
         .kernels = cr_kernels(gather->dtype),
         .by = by,
         .prepared = prepared,
         .slices = gather->N * gather->axis[0].targets,
-        .classes = {cr_plane_classes(height), by_pixels ? 1 : cr_plane_classes(width)},
+        .classes = {cr_plane_classes(height), by_channels ? cr_plane_classes(width) : 1},
     };
     const double pixels = (double)height->targets * (double)width->targets;
-    const double planes = (double)work.slices * (double)gather->groups;
+    const int64_t mixed = cr_planes_mixed(by, gather->y);
+    const double planes = (double)work.slices * (double)(gather->groups / mixed);
     /* Of one channel they take four times as long as in a tile: there is a load for each. */
-    const int parts = cr_parts(4 * planes * pixels * (double)height->kernel * (double)width->kernel);
-    const int64_t block = by_pixels ? 1 : work.kernels->lanes;
-    const int64_t for_caches = by_pixels ? (int64_t)(pixels * (double)work.kernels->size / BAND_BYTES) : 1;
+    const int parts = cr_parts(4 * planes * (double)mixed * pixels * (double)height->kernel * (double)width->kernel);
+    const int64_t block = by_channels ? work.kernels->lanes : 1;
+    const int64_t for_caches = by_channels ? 1 : (int64_t)(pixels * (double)(mixed * work.kernels->size) / BAND_BYTES);
     const int64_t for_threads = parts > 1 && planes < 8 * (double)(parts * block) ? 8 : 1;
     if (prepared) work.panels = cr_gather_plan_panels(gather);
+    work.planes = gather->groups / mixed;
     work.block = block;
     work.bands = cr_larger(1, cr_smaller(cr_larger(for_caches, for_threads),
                                          height->targets / cr_larger(1, work.classes[0]) / BAND_ROWS));

@@ -1,8 +1,8 @@
-/* Depthwise convolutions that need no tiles, since what their vectors are of lies side by side in x and in y: planes,
- * pixels of a row (kernels/planes.inc), or channels (kernels/channels.inc). They are convolved where they lie.
+/* Depthwise convolutions that need no tiles, since what their vectors are of lies side by side in x and in y: pixels of
+ * a row, or a few channels of each of them (kernels/planes.inc), or channels (kernels/channels.inc). They are convolved
+ * where they lie.
  *
- * With a dilation of d every d-th row is a plane of its own: a class of rows. So are columns, but for vectors of pixels
- * of a row. */
+ * With a dilation of d every d-th row is a plane of its own: a class of rows. So are columns for vectors of channels. */
 #include "conv.h"
 
 static int is_plane(const struct cr_axis *depth, const struct cr_axis *height, const struct cr_axis *width)
@@ -13,17 +13,31 @@ static int is_plane(const struct cr_axis *depth, const struct cr_axis *height, c
            height->kernel >= 3;
 }
 
-enum cr_planes_by cr_planes_by(const struct cr_kernels *kernels, const struct cr_axis *axis, const struct cr_tensor *x,
-                               const struct cr_tensor *y)
+/* Whether all channels of a row's pixels lie side by side, fewer than fill a vector. */
+static int is_mixed(const struct cr_kernels *kernels, int64_t channels, const struct cr_tensor *tensor)
+{
+    return channels > 1 && channels <= cr_smaller(CR_MIXED, kernels->lanes - 1) && tensor->channel == 1 &&
+           tensor->space[2] == channels;
+}
+
+enum cr_planes_by cr_planes_by(const struct cr_kernels *kernels, const struct cr_axis *axis, int64_t channels,
+                               const struct cr_tensor *x, const struct cr_tensor *y)
 {
     const struct cr_axis *width = &axis[2];
 
     if (!is_plane(&axis[0], &axis[1], width)) return CR_NO_PLANES;
-    if ((x->space[2] == 1 || width->sources == 1) && y->space[2] == 1 && width->stride == 1 &&
-        width->kernel <= kernels->plane_taps)
-        return CR_PLANES_BY_PIXELS;
-    return x->channel == 1 && y->channel == 1 && width->stride <= 2 && width->kernel <= 7 ? CR_PLANES_BY_CHANNELS
-                                                                                          : CR_NO_PLANES;
+    if (width->stride == 1 && width->kernel <= kernels->plane_taps) {
+        if (is_mixed(kernels, channels, x) && is_mixed(kernels, channels, y)) return CR_PLANES_MIXED;
+        if ((x->space[2] == 1 || width->sources == 1) && y->space[2] == 1) return CR_PLANES_BY_PIXELS;
+    }
+    return x->channel == 1 && y->channel == 1 && channels >= kernels->lanes && width->stride <= 2 && width->kernel <= 7
+               ? CR_PLANES_BY_CHANNELS
+               : CR_NO_PLANES;
+}
+
+int64_t cr_planes_mixed(enum cr_planes_by by, const struct cr_tensor *y)
+{
+    return by == CR_PLANES_MIXED ? y->space[2] : 1;
 }
 
 int64_t cr_plane_classes(const struct cr_axis *axis) { return cr_smaller(axis->dilation, axis->targets); }
@@ -52,13 +66,14 @@ struct cr_planes cr_planes_of_class(const struct cr_kernels *kernels, const stru
                                     int64_t row, int64_t column)
 {
     const struct axis_class rows = class_of(&axis[1], row), columns = class_of(&axis[2], column);
-    const int64_t d = axis[1].dilation;
+    const int64_t d = axis[1].dilation, mixed = cr_planes_mixed(by, y);
     struct cr_planes planes = {
         .x = cr_at(x->data, image * x->batch + slice * x->space[0] + rows.source * x->space[1], kernels->size),
         .y = cr_at(y->data, image * y->batch + slice * y->space[0] + row * y->space[1] + column * y->space[2],
                    kernels->size),
         .taps = (int)axis[1].kernel,
         .stride = (int)axis[1].stride,
+        .mixed = (int)mixed,
         .x_plane = x->channel,
         .y_plane = y->channel,
         .x_row = d * x->space[1],
@@ -68,11 +83,11 @@ struct cr_planes cr_planes_of_class(const struct cr_kernels *kernels, const stru
         .before = -rows.first,
     };
 
-    if (by == CR_PLANES_BY_PIXELS) {
-        planes.columns = axis[2].targets;
-        planes.x_columns = axis[2].sources;
-        planes.first = axis[2].backward ? axis[2].low - (axis[2].kernel - 1) * axis[2].dilation : -axis[2].low;
-        planes.step = axis[2].dilation;
+    if (by != CR_PLANES_BY_CHANNELS) {
+        planes.columns = mixed * axis[2].targets;
+        planes.x_columns = mixed * axis[2].sources;
+        planes.first = mixed * (columns.first * axis[2].dilation + columns.source);
+        planes.step = mixed * axis[2].dilation;
     } else {
         planes.x = cr_at(planes.x, columns.source * x->space[2], kernels->size);
         planes.x_column = axis[2].dilation * x->space[2];

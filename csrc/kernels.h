@@ -106,14 +106,20 @@ struct cr_spread {
  *                     planes as there are lanes, or more; y is dy
  *
  * over what has a row of x, one of [0, x_rows), and a column, one of [0, x_columns). The terms of y are added in
- * ascending (h, k), as in a tile. */
+ * ascending (h, k), as in a tile.
+ *
+ * The first three also convolve pixels of a few channels: `mixed` of them side by side, from 2 to CR_MIXED, are one
+ * plane, whose column j is one of channel j % mixed. w and bias are those of channels then, and there are sums for each
+ * j % mixed that a vector begins at. */
+enum { CR_MIXED = 8 };
+
 struct cr_planes {
     const void *x;
     void *w, *y;
-    void *sums;       /* [planes, taps, taps] vectors */
+    void *sums;       /* [planes, or mixed, taps, taps] vectors */
     const void *bias; /* [planes], contiguous; or NULL */
     enum cr_activation activation;
-    int taps, stride;
+    int taps, stride, mixed; /* mixed: 1 if planes are */
     int64_t plane, plane_end; /* those at work */
     int64_t x_plane, y_plane; /* strides, in elements */
     int64_t x_row, y_row, x_column, y_column;
