@@ -136,10 +136,10 @@ def _conv_backward(rank: int, dy: ArrayLike, x: ArrayLike, w: ArrayLike, stride:
         raise ValueError(f"dy must have the shape of the output, {geometry.y_shape}, got {dy.shape}")
     dx = dw = db = None
     if need_x:
-        dx = _core.empty_like(x)
+        dx = _core.empty_like(x, dy)
         _core.conv_backward_data(geometry, dy, w if flip is False else _oriented(w, rank, layout, flip), None, dx)
     if need_w:
-        dw = _core.empty_like(w)
+        dw = _core.empty_like(w, x)
         _core.conv_backward_weights(geometry, dy, x, dw if flip is False else _oriented(dw, rank, layout, flip))
     if need_b:
         db = np.empty(geometry.filters, x.dtype)
@@ -183,10 +183,10 @@ def _conv_transpose_backward(rank: int, dy: ArrayLike, x: ArrayLike, w: ArrayLik
         raise ValueError(f"dy must have the shape of the output, {geometry.x_shape}, got {dy.shape}")
     dx = dw = db = None
     if need_x:
-        dx = _core.empty_like(x)
+        dx = _core.empty_like(x, dy)
         _core.conv_forward(geometry, dy, w, None, dx, _core.ACTIVATIONS[None])
     if need_w:
-        dw = _core.empty_like(w)
+        dw = _core.empty_like(w, x)
         _core.conv_backward_weights(geometry, x, dy, dw)
     if need_b:
         db = np.empty(geometry.channels, x.dtype)

@@ -9,9 +9,11 @@ static int is_plane(const struct cr_axis *depth, const struct cr_axis *height, c
 {
     return depth->kernel == 1 && depth->stride == 1 && depth->sources == depth->targets &&
            height->mode == CR_PAD_CONSTANT && width->mode == CR_PAD_CONSTANT && height->kernel == width->kernel &&
-           height->stride == width->stride && (height->stride == 1 || !height->backward) && height->kernel % 2 == 1 &&
-           height->kernel >= 3;
+           height->stride == width->stride && height->kernel % 2 == 1 && height->kernel >= 3;
 }
+
+/* Backward to data with a stride: rows and columns of x lie apart in y, not the other way round. */
+static int is_transposed(const struct cr_axis *axis) { return axis->backward && axis->stride > 1; }
 
 /* Whether all channels of a row's pixels lie side by side, fewer than fill a vector. */
 static int is_mixed(const struct cr_kernels *kernels, int64_t channels, const struct cr_tensor *tensor)
@@ -30,7 +32,9 @@ enum cr_planes_by cr_planes_by(const struct cr_kernels *kernels, const struct cr
         if (is_mixed(kernels, channels, x) && is_mixed(kernels, channels, y)) return CR_PLANES_MIXED;
         if ((x->space[2] == 1 || width->sources == 1) && y->space[2] == 1) return CR_PLANES_BY_PIXELS;
     }
-    return x->channel == 1 && y->channel == 1 && channels >= kernels->lanes && width->stride <= 2 && width->kernel <= 7
+    const int dilated = axis[1].dilation > 1 || width->dilation > 1;
+    return x->channel == 1 && y->channel == 1 && channels >= kernels->lanes && width->stride <= 2 &&
+                   width->kernel <= 7 && !(dilated && is_transposed(width))
                ? CR_PLANES_BY_CHANNELS
                : CR_NO_PLANES;
 }
@@ -96,6 +100,14 @@ struct cr_planes cr_planes_of_class(const struct cr_kernels *kernels, const stru
         planes.x_columns = columns.sources;
         planes.first = columns.first;
     }
+    if (is_transposed(&axis[1])) {
+        planes.transposed = 1;
+        planes.x = cr_at(x->data, image * x->batch + slice * x->space[0], kernels->size);
+        planes.x_rows = axis[1].sources;
+        planes.x_columns = axis[2].sources;
+        planes.before = axis[1].low;
+        planes.first = axis[2].low;
+    }
     return planes;
 }
 
@@ -103,6 +115,6 @@ struct cr_planes cr_planes_of_band(const struct cr_kernels *kernels, struct cr_p
 {
     planes.y = cr_at(planes.y, row * planes.y_row, kernels->size);
     planes.rows = end - row;
-    planes.before -= planes.stride * row;
+    planes.before -= planes.transposed ? -row : planes.stride * row;
     return planes;
 }

@@ -102,6 +102,8 @@ struct cr_spread {
  *     planes_weights  w[p,h,k] = the lanes of sums[p,h,k] added up
  *     channels        y[p,i,j] = act(bias[p] + sum_{h,k} w[p,h,k] x[p, stride*i - before + h, stride*j + first + k]),
  *                     planes side by side: all strides along them are 1; stride is 1 or 2
+ *     channels_transposed  y[p,i,j] = act(bias[p] + sum_{h,k} w[p,h,k] x[p, (before + i - h)/2, (first + j - k)/2]),
+ *                     of what can be halved; of the gradient of stride 2
  *     channels_adjoint  w[p,h,k] += sum_{i,j} y[p,i,j] x[p, stride*i - before + h, stride*j + first + k], of as many
  *                     planes as there are lanes, or more; y is dy
  *
@@ -119,7 +121,8 @@ struct cr_planes {
     void *sums;       /* [planes, or mixed, taps, taps] vectors */
     const void *bias; /* [planes], contiguous; or NULL */
     enum cr_activation activation;
-    int taps, stride, mixed; /* mixed: 1 if planes are */
+    int taps, stride, transposed;
+    int mixed; /* channels that are one plane, or 1 */
     int64_t plane, plane_end; /* those at work */
     int64_t x_plane, y_plane; /* strides, in elements */
     int64_t x_row, y_row, x_column, y_column;
@@ -199,6 +202,7 @@ struct cr_kernels {
     void (*planes_adjoint)(const struct cr_planes *planes);
     void (*planes_weights)(const struct cr_planes *planes);
     void (*channels)(const struct cr_planes *planes);
+    void (*channels_transposed)(const struct cr_planes *planes);
     void (*channels_adjoint)(const struct cr_planes *planes);
 
     /* Element (i, j) of a matrix, source[i*source_k + j*source_n], i < k, j < n, into the panels. */

@@ -73,7 +73,7 @@ class Calls:
             return self.arenas[next(results)].room((shape,) if isinstance(shape, int) else shape)
 
         with (mock.patch.object(np, "empty", empty),
-              mock.patch.object(_core, "empty_like", lambda array: empty(array.shape))):
+              mock.patch.object(_core, "empty_like", lambda array, read: empty(array.shape))):
             actual = function(**guarded, **options)
         backward = function.__name__.endswith("backward")
         assert next(results) > 0 or not backward  # forward, the guarded result is that of out=
