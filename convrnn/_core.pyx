@@ -371,13 +371,6 @@ cdef class Geometry:
         tensor.channel = array.strides[first if self.channels_first else first + self.rank] // item
         return tensor
 
-    cdef cnp.ndarray in_order(self, cnp.ndarray array):
-        """array, or a copy of it, with pixels of a row side by side just where channels come first. The order in which
-        dw of a depthwise convolution is summed depends on that, and must not on the strides of an array."""
-        cdef int width = self.batched + self.channels_first + self.rank - 1
-        cdef bint side_by_side = cnp.PyArray_STRIDE(array, width) == cnp.PyArray_ITEMSIZE(array)
-        return array if side_by_side == self.channels_first else array.copy()
-
     cdef _c.cr_tensor kernel(self, cnp.ndarray array):
         """w: kernel + (C, K), or (K, C) + kernel."""
         cdef _c.cr_tensor tensor = self.strided(array, 2 if self.channels_first else 0)
@@ -508,7 +501,8 @@ def conv_backward_weights(Geometry geometry, cnp.ndarray dy, cnp.ndarray x, cnp.
     cdef _c.cr_tensor tdy, tx, tdw = geometry.kernel(dw)
     cdef _c.cr_status status
     if 1 < conv.groups == conv.C == conv.K:
-        dy, x = geometry.in_order(dy), geometry.in_order(x)
+        # The order of the sums depends on what lies side by side, and must not on the strides of an array.
+        dy, x = cnp.PyArray_GETCONTIGUOUS(dy), cnp.PyArray_GETCONTIGUOUS(x)
     tdy, tx = geometry.image(dy), geometry.image(x)
     with nogil:
         status = _c.cr_conv_backward_weights(&conv, &tdy, &tx, &tdw)

@@ -125,16 +125,16 @@ CR_HIDDEN enum cr_planes_by cr_planes_by(const struct cr_kernels *kernels, const
                                          int64_t channels, const struct cr_tensor *x, const struct cr_tensor *y);
 
 /* Channels that are one plane: all, or 1. */
-CR_HIDDEN int64_t cr_planes_mixed(enum cr_planes_by by, const struct cr_tensor *y);
+CR_HIDDEN int64_t cr_planes_mixed(enum cr_planes_by by, int64_t channels);
 
 /* Classes of an axis, which a dilation leaves apart. Those of a slice that begin at a row of y, and by channels at a
  * column: the planes of all channels from the first on, without their number, weights, bias and activation. And rows
  * [row, end) of them. */
 CR_HIDDEN int64_t cr_plane_classes(const struct cr_axis *axis);
 CR_HIDDEN struct cr_planes cr_planes_of_class(const struct cr_kernels *kernels, const struct cr_axis *axis,
-                                              enum cr_planes_by by, const struct cr_tensor *x,
-                                              const struct cr_tensor *y, int64_t image, int64_t slice, int64_t row,
-                                              int64_t column);
+                                              enum cr_planes_by by, int64_t channels,
+                                              const struct cr_tensor *x, const struct cr_tensor *y, int64_t image,
+                                              int64_t slice, int64_t row, int64_t column);
 CR_HIDDEN struct cr_planes cr_planes_of_band(const struct cr_kernels *kernels, struct cr_planes planes, int64_t row,
                                              int64_t end);
 

@@ -4,8 +4,8 @@
 
 #include "conv_backward_weights.h"
 
-/* Planes that take turns in an image, or channels of a mixed one, whose sums stay in a first-level cache; and rows of a strip, if its cache lines,
- * which have more than one vector of channels, have to stay there. */
+/* Planes that take turns in an image, or channels of a mixed one, whose sums stay in a first-level cache; and rows of a
+ * strip, if its cache lines, which have more than one vector of channels, have to stay there. */
 enum { CHANNELS = CR_MIXED, STRIP_ROWS = 28, LINE = 64 };
 
 struct work {
@@ -60,8 +60,8 @@ static void run_channels(const struct work *work, int64_t channel, int64_t end, 
         for (int64_t slice = 0; slice < work->axis[0].targets; slice++)
             for (int64_t class = 0; class < classes; class++) {
                 const struct cr_planes rows =
-                    cr_planes_of_class(kernels, work->axis, work->by, work->x, work->dy, image, slice,
-                                       class / columns, class % columns);
+                    cr_planes_of_class(kernels, work->axis, work->by, work->conv->C, work->x, work->dy, image,
+                                       slice, class / columns, class % columns);
                 const int64_t bands = cr_ceil_div(rows.rows, work->band);
                 for (int64_t band = 0; band < bands; band++) {
                     struct cr_planes planes = cr_planes_of_band(kernels, rows, cr_cut(rows.rows, band, bands),
@@ -71,7 +71,8 @@ static void run_channels(const struct work *work, int64_t channel, int64_t end, 
                 }
             }
     if (!by_channels) {
-        struct cr_planes weights = {.taps = (int)work->conv->kernel[1], .mixed = (int)cr_planes_mixed(work->by, work->dy)};
+        const int64_t mixed = cr_planes_mixed(work->by, work->conv->C);
+        struct cr_planes weights = {.taps = (int)work->conv->kernel[1], .mixed = (int)mixed};
         set_channels(work, &weights, channel, end, sums);
         kernels->planes_weights(&weights);
     }
@@ -115,7 +116,7 @@ enum cr_status cr_weights_planes(const struct cr_conv *conv, enum cr_planes_by b
     struct cr_scratch scratch;
 
     for (int axis = 0; axis < 3; axis++) cr_axis_open(&work.axis[axis], conv, axis, 0);
-    work.planes = conv->C / cr_planes_mixed(by, dy);
+    work.planes = conv->C / cr_planes_mixed(by, conv->C);
     work.block = by_channels ? kernels->lanes : 1;
     work.band = by_channels && kernels->lanes * kernels->size < LINE ? STRIP_ROWS : CR_WEIGHTS_PIXELS;
     work.blocks = by_channels ? INT64_MAX : CHANNELS;

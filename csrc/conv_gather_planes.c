@@ -40,8 +40,8 @@ static void run_channels(const struct planes *work, int64_t slice, int64_t row, 
 {
     const struct cr_gather *gather = work->gather;
     const int64_t size = work->kernels->size, depth = gather->axis[0].targets;
-    struct cr_planes planes = cr_planes_of_class(work->kernels, gather->axis, work->by, gather->x, gather->y,
-                                                 slice / depth, slice % depth, row, column);
+    struct cr_planes planes = cr_planes_of_class(work->kernels, gather->axis, work->by, gather->groups,
+                                                 gather->x, gather->y, slice / depth, slice % depth, row, column);
 
     planes = cr_planes_of_band(work->kernels, planes, cr_cut(planes.rows, band, work->bands),
                                cr_cut(planes.rows, band + 1, work->bands));
@@ -101,7 +101,7 @@ void cr_gather_planes(const struct cr_gather *gather, enum cr_planes_by by, cons
         .classes = {cr_plane_classes(height), by_channels ? cr_plane_classes(width) : 1},
     };
     const double pixels = (double)height->targets * (double)width->targets;
-    const int64_t mixed = cr_planes_mixed(by, gather->y);
+    const int64_t mixed = cr_planes_mixed(by, gather->groups);
     const double planes = (double)work.slices * (double)(gather->groups / mixed);
     /* Of one channel they take four times as long as in a tile: there is a load for each. */
     const int parts = cr_parts(4 * planes * (double)mixed * pixels * (double)height->kernel * (double)width->kernel);

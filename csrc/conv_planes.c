@@ -2,7 +2,7 @@
  * a row, or a few channels of each of them (kernels/planes.inc), or channels (kernels/channels.inc). They are convolved
  * where they lie.
  *
- * With a dilation of d every d-th row is a plane of its own: a class of rows. So are columns for vectors of channels. */
+ * With a dilation of d every d-th row is a plane of its own: a class of rows. For vectors of channels, so are columns. */
 #include "conv.h"
 
 static int is_plane(const struct cr_axis *depth, const struct cr_axis *height, const struct cr_axis *width)
@@ -15,34 +15,33 @@ static int is_plane(const struct cr_axis *depth, const struct cr_axis *height, c
 /* Backward to data with a stride: rows and columns of x lie apart in y, not the other way round. */
 static int is_transposed(const struct cr_axis *axis) { return axis->backward && axis->stride > 1; }
 
-/* Whether all channels of a row's pixels lie side by side, fewer than fill a vector. */
-static int is_mixed(const struct cr_kernels *kernels, int64_t channels, const struct cr_tensor *tensor)
+/* Whether pixels of a row, so many, lie a distance apart. */
+static int are_apart(const struct cr_tensor *tensor, int64_t pixels, int64_t distance)
 {
-    return channels > 1 && channels <= cr_smaller(CR_MIXED, kernels->lanes - 1) && tensor->channel == 1 &&
-           tensor->space[2] == channels;
+    return tensor->space[2] == distance || pixels == 1;
 }
 
 enum cr_planes_by cr_planes_by(const struct cr_kernels *kernels, const struct cr_axis *axis, int64_t channels,
                                const struct cr_tensor *x, const struct cr_tensor *y)
 {
     const struct cr_axis *width = &axis[2];
+    const int by_channel = x->channel == 1 && y->channel == 1;
+    const int few = channels > 1 && channels <= CR_MIXED && channels < kernels->lanes;
 
     if (!is_plane(&axis[0], &axis[1], width)) return CR_NO_PLANES;
     if (width->stride == 1 && width->kernel <= kernels->plane_taps) {
-        if (is_mixed(kernels, channels, x) && is_mixed(kernels, channels, y)) return CR_PLANES_MIXED;
-        if ((x->space[2] == 1 || width->sources == 1) && y->space[2] == 1) return CR_PLANES_BY_PIXELS;
+        if (are_apart(x, width->sources, 1) && are_apart(y, width->targets, 1)) return CR_PLANES_BY_PIXELS;
+        if (by_channel && few && are_apart(x, width->sources, channels) && are_apart(y, width->targets, channels))
+            return CR_PLANES_MIXED;
     }
     const int dilated = axis[1].dilation > 1 || width->dilation > 1;
-    return x->channel == 1 && y->channel == 1 && channels >= kernels->lanes && width->stride <= 2 &&
-                   width->kernel <= 7 && !(dilated && is_transposed(width))
+    return by_channel && channels >= kernels->lanes && width->stride <= 2 && width->kernel <= 7 &&
+                   !(dilated && is_transposed(width))
                ? CR_PLANES_BY_CHANNELS
                : CR_NO_PLANES;
 }
 
-int64_t cr_planes_mixed(enum cr_planes_by by, const struct cr_tensor *y)
-{
-    return by == CR_PLANES_MIXED ? y->space[2] : 1;
-}
+int64_t cr_planes_mixed(enum cr_planes_by by, int64_t channels) { return by == CR_PLANES_MIXED ? channels : 1; }
 
 int64_t cr_plane_classes(const struct cr_axis *axis) { return cr_smaller(axis->dilation, axis->targets); }
 
@@ -66,11 +65,11 @@ static struct axis_class class_of(const struct cr_axis *axis, int64_t target)
 }
 
 struct cr_planes cr_planes_of_class(const struct cr_kernels *kernels, const struct cr_axis *axis, enum cr_planes_by by,
-                                    const struct cr_tensor *x, const struct cr_tensor *y, int64_t image, int64_t slice,
-                                    int64_t row, int64_t column)
+                                    int64_t channels, const struct cr_tensor *x, const struct cr_tensor *y,
+                                    int64_t image, int64_t slice, int64_t row, int64_t column)
 {
     const struct axis_class rows = class_of(&axis[1], row), columns = class_of(&axis[2], column);
-    const int64_t d = axis[1].dilation, mixed = cr_planes_mixed(by, y);
+    const int64_t d = axis[1].dilation, mixed = cr_planes_mixed(by, channels);
     struct cr_planes planes = {
         .x = cr_at(x->data, image * x->batch + slice * x->space[0] + rows.source * x->space[1], kernels->size),
         .y = cr_at(y->data, image * y->batch + slice * y->space[0] + row * y->space[1] + column * y->space[2],

@@ -111,6 +111,8 @@ class Calls:
         self.conv((1, n, 3, 1), 1, (1, 2), padding=((0, 0), (2, 1)), padding_mode="wrap")
         self.conv((1, 2, 4, n), n, (2, 3), groups=n, padding=(0, 1))
         self.conv((1, 2, n + 3, 3), 3, (3, 3), groups=3, padding=((1, 2), (2, 0)))
+        self.conv((1, 3, 5, n), n, (3, 3), groups=n, padding=1, stride=2)
+        self.conv((1, 2, n, 4), 4, (3, 3), groups=4, padding=1)
         self.conv((1, 2, 5, 2 * n), 2, (1, 3), groups=2, dilation=2)
         self.conv((1, 3, 4, n), 3, (3, 3), padding=1, algorithm="winograd")
         self.conv((1, 11, n + 2, 2), n, (3, 3), padding=((0, 1), (2, 0)), algorithm="winograd")

@@ -103,6 +103,11 @@ SHAPES = [
     "n2c3h6w40k3_3x3_g3_p1", "n1c5h9w70k5_5x5_g5_p2,0x1,3_d1x2", "n1c2h3w20k2_3x3_g2_p20,1",
     "n1c4h2w9k4_3x3_g4_p9_d7", "n2c7d3h5w17k7_1x3x3_g7_p0,0x1,1x1,1", "n1c1h20w33k1_3x3_p1_d3",
     "n1c3h4w16k3_5x5_g3_pfull", "n1c9h1w30k9_3x3_g9_p1x18,20", "n1c3h5w20k3_7x7_g3_p3",
+    # depthwise vectors of channels, from strips at both borders on, the last of them twice; strides; few channels mixed
+    "n2c16h9w11k16_3x3_g16_p1", "n1c37h8w13k37_5x5_g37_p3,1x0,2_s2", "n1c17h6w6k17_7x7_g17_p3_d2x1",
+    "n1c33h7w9k33_3x3_g33_s2_p1,0x0,1", "n2c18h5w12k18_3x3_g18_p0x5_s2_d2x3", "n1c16h13w7k16_7x7_g16_s2_p2",
+    "n1c20d2h4w7k20_1x3x3_g20_s1x2x2_p0x1x1", "n1c16h1w1k16_3x3_g16_p1", "n1c16h2w3k16_5x5_g16_p9_s2",
+    "n2c2h6w9k2_3x3_g2_p1", "n1c7h5w8k7_5x5_g7_p2,0x0,3_d1x2", "n1c8h4w1k8_3x3_g8_p1", "n1c6h9w12k6_7x7_g6_p3_nobias",
     # no images
     "n0c3w9k4_3", "n0c1w40k1_3", "n0c3h7w6k4_3x2_s2_p1", "n0c4h7w6k4_3x2_g4_p1_wrap",
 ]
@@ -123,7 +128,8 @@ MANY_SUMS = ["n1c32w2500k3_3_p1", "n1c70w1100k40_5_p2", "n1c40w700k2_4_s2_p1", "
              "n1c20w3000k20_4_s3_g20", "n1c20d6h17w15k3_3x3x3_p1_s2x1x1", "n1c33d5h40w18k16_3x2x2_p1_d2x1x1",
              "n2c130h20w20k66_1x1", "n2c200h16w20k200_1x1", "n1c40h30w30k140_1x1_s2", "n1c70h12w40k3_9x9_p4",
              "n1c20h30w20k34_5x5_p2", "n1c1024w30k40_1", "n1c2h300w260k2_3x3_g2_p1",
-             "n1c70h9w20k70_3x3_g70_p1", "n1c6h11w52k6_7x7_g6_p3"]
+             "n1c70h9w20k70_3x3_g70_p1", "n1c6h11w52k6_7x7_g6_p3", "n1c40h40w30k40_3x3_g40_s2_p1",
+             "n1c5h30w40k5_5x5_g5_p2"]
 
 
 @pytest.mark.parametrize("text", SHAPES + MANY_SUMS)

@@ -20,6 +20,9 @@ SHAPES = [
     "n1c3w9k12_5_g3_s2_p2_o1", "n1c17w9k17_3_g17_o0", "n2c4d2h3w3k4_2x2x2_g4_o0", "n1c34h3w4k34_2x3_g17_o0x0",
     "n2c3h5w6k4_3x2_s2_o1_nobias", "n1c1024w1k2_1_o0", "n40c1h9w9k1_3x3_s1_o0", "n0c3w9k4_3_s2_o1",
     "n0c4h5w4k6_3x3_g2_o0",
+    # depthwise with a stride of 2: vectors of channels, the last of them twice; padding of either parity
+    "n2c17h4w5k17_3x3_s2_p1_g17_o1", "n1c33h3w6k33_5x5_s2_p2,1x1,0_g33_o0x1", "n1c18h5w4k18_7x7_s2_p3_g18_o0",
+    "n1c16h4w9k16_3x3_s2_g16_o0_nobias", "n1c16d2h3w4k16_1x5x5_s1x2x2_p0x4x3_g16_o0",
 ]
 SIZES = [1, 2, 5, 6, 7, 8, 13, 14, 15, 16, 17, 31, 32, 33, 64, 65]
 SHAPES += [f"n1c2w5k{size}_3_s2_o0" for size in SIZES]
