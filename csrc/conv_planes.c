@@ -2,7 +2,7 @@
  * a row, or a few channels of each of them (kernels/planes.inc), or channels (kernels/channels.inc). They are convolved
  * where they lie.
  *
- * With a dilation of d every d-th row is a plane of its own: a class of rows. For vectors of channels, so are columns. */
+ * With a dilation of d every d-th row is a plane of its own, a class of rows; and every d-th column of channels. */
 #include "conv.h"
 
 static int is_plane(const struct cr_axis *depth, const struct cr_axis *height, const struct cr_axis *width)

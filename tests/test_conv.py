@@ -104,7 +104,7 @@ SHAPES = [
     "n1c4h2w9k4_3x3_g4_p9_d7", "n2c7d3h5w17k7_1x3x3_g7_p0,0x1,1x1,1", "n1c1h20w33k1_3x3_p1_d3",
     "n1c3h4w16k3_5x5_g3_pfull", "n1c9h1w30k9_3x3_g9_p1x18,20", "n1c3h5w20k3_7x7_g3_p3",
     # depthwise vectors of channels, from strips at both borders on, the last of them twice; strides; few channels mixed
-    "n2c16h9w11k16_3x3_g16_p1", "n1c37h8w13k37_5x5_g37_p3,1x0,2_s2", "n1c17h6w6k17_7x7_g17_p3_d2x1",
+    "n2c16h9w11k16_3x3_g16_p1", "n1c37h8w13k37_5x5_g37_p3,1x0,2_s2", "n1c17h6w6k17_7x7_g17_p4_d2x1",
     "n1c33h7w9k33_3x3_g33_s2_p1,0x0,1", "n2c18h5w12k18_3x3_g18_p0x5_s2_d2x3", "n1c16h13w7k16_7x7_g16_s2_p2",
     "n1c20d2h4w7k20_1x3x3_g20_s1x2x2_p0x1x1", "n1c16h1w1k16_3x3_g16_p1", "n1c16h2w3k16_5x5_g16_p9_s2",
     "n2c2h6w9k2_3x3_g2_p1", "n1c7h5w8k7_5x5_g7_p2,0x0,3_d1x2", "n1c8h4w1k8_3x3_g8_p1", "n1c6h9w12k6_7x7_g6_p3_nobias",
