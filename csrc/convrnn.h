@@ -193,7 +193,7 @@ enum cr_status cr_conv_backward_data(const struct cr_conv *conv, const struct cr
  *
  *     dw[k,c,q] = sum_{n,o} dy[n,k,o] x[n, c, o*stride + q*dilation - pad_low]
  *
- * The order of a depthwise sum depends on whether pixels of a row lie side by side in x and dy.
+ * The order of a depthwise sum depends on what lies side by side in x and dy: pixels of a row, channels, or both.
  *
  * dy [N, K, out]           read
  * x  [N, C, in]            read

@@ -25,7 +25,8 @@
  *     BPTT, step t                         product   dgates[t]: B x G*H      w_hh: G*H x R           dh: B x R
  *     BPTT, weights and dx                 conv backward_weights and forward of 1x1 kernels, after the loop
  *     depthwise forward, backward_data     diagonal  x: pixels x channels    w, packed: 1 x channels
- *     the same, pixels of a row together   planes    no product of a tile: see struct cr_planes
+ *     the same, 3x3 to 7x7, of what lies   planes,   no product of a tile: see struct cr_planes
+ *                             together     channels
  *     depthwise backward_weights           diagonal  x: pixels x channels    dy: pixels x channels  dw: 1 x channels
  *     the same of narrow groups            diagonal  x, spread: pixels x C/g x K, and as above with C/g in place of 1
  *
@@ -100,17 +101,19 @@ struct cr_spread {
  *     planes_adjoint  sums[p,h,k] += sum_{i,j} y[p,i,j] x[p, i - before + h, j + first + k*step], a sum for each lane
  *                     of a vector; y is dy
  *     planes_weights  w[p,h,k] = the lanes of sums[p,h,k] added up
+ *
  *     channels        y[p,i,j] = act(bias[p] + sum_{h,k} w[p,h,k] x[p, stride*i - before + h, stride*j + first + k]),
- *                     planes side by side: all strides along them are 1; stride is 1 or 2
- *     channels_transposed  y[p,i,j] = act(bias[p] + sum_{h,k} w[p,h,k] x[p, (before + i - h)/2, (first + j - k)/2]),
- *                     of what can be halved; of the gradient of stride 2
- *     channels_adjoint  w[p,h,k] += sum_{i,j} y[p,i,j] x[p, stride*i - before + h, stride*j + first + k], of as many
- *                     planes as there are lanes, or more; y is dy
+ *                     planes side by side, as many as lanes or more: all strides along them are 1; stride is 1 or 2
+ *     channels_transposed
+ *                     y[p,i,j] = act(bias[p] + sum_{h,k} w[p,h,k] x[p, (before + i - h)/2, (first + j - k)/2]), of what
+ *                     can be halved: backward to data with a stride of 2
+ *     channels_adjoint
+ *                     w[p,h,k] += sum_{i,j} y[p,i,j] x[p, stride*i - before + h, stride*j + first + k]; y is dy
  *
  * over what has a row of x, one of [0, x_rows), and a column, one of [0, x_columns). The terms of y are added in
  * ascending (h, k), as in a tile.
  *
- * The first three also convolve pixels of a few channels: `mixed` of them side by side, from 2 to CR_MIXED, are one
+ * Those by pixels also convolve pixels of a few channels: `mixed` of them side by side, from 2 to CR_MIXED, are one
  * plane, whose column j is one of channel j % mixed. w and bias are those of channels then, and there are sums for each
  * j % mixed that a vector begins at. */
 enum { CR_MIXED = 8 };
@@ -128,7 +131,7 @@ struct cr_planes {
     int64_t x_row, y_row, x_column, y_column;
     int64_t w_plane, w_tap[2], w_panel, w_next; /* plane p of w is p%w_panel*w_plane + p/w_panel*w_next */
     int64_t rows, x_rows, before;
-    int64_t columns, x_columns, first, step;
+    int64_t columns, x_columns, first, step; /* step: by pixels */
 };
 
 /* m x n windows of max pooling, each a box of x.
