@@ -55,8 +55,8 @@ cdef cnp.ndarray aligned(int ndim, cnp.npy_intp *shape, int dtype, cnp.npy_intp 
 
 
 cdef cnp.ndarray empty(int ndim, cnp.npy_intp *shape, int dtype, void *read):
-    """numpy.empty, but, unless it is small, on a cache line, and if large, apart from what is read: NumPy's arrays begin
-    16 bytes past a line, so that a row of two vectors would be written to three of them rather than two."""
+    """numpy.empty, but, unless it is small, on a cache line, and if large, apart from what is read: NumPy's arrays
+    begin 16 bytes past a line, so that a row of two vectors would be written to three of them rather than two."""
     cdef cnp.npy_intp size = 8 if dtype == cnp.NPY_FLOAT64 else 4
     cdef int axis
     for axis in range(ndim):
