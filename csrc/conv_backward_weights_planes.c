@@ -1,5 +1,6 @@
-/* dw of a depthwise convolution of planes (conv_planes.c): a sum for each lane of a vector, of a band of rows, and the
- * lanes added up at the end. Threads share out channels, so their number has no say in the order. */
+/* dw of a depthwise convolution of planes (conv_planes.c): by pixels a sum for each lane of a vector, of a band of
+ * rows, and the lanes added up at the end; by channels sums of strips, added to dw. Threads share out channels, so
+ * their number has no say in the order. */
 #include <string.h>
 
 #include "conv_backward_weights.h"

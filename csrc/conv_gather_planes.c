@@ -1,5 +1,5 @@
 /* A depthwise gather of planes (conv_planes.c). Backward to data the kernel is turned round, so that sources ascend, as
- * in a tile's steps. */
+ * in a tile's steps; with a stride of 2 that is left to the transposed convolution. */
 #include "conv_gather.h"
 
 /* What planes are cut into: bands of rows that stay in a second-level cache, not so few that those at their ends, which
@@ -21,8 +21,8 @@ struct planes {
     int64_t planes, block;        /* of a slice; channels that a thread has at least; the last ones may be more */
 };
 
-/* Rows of less than two fifths of a vector are better copied, if there are channels to fill one: 32 images 5x5 of 256
- * channels take 107 us copied and 148 as planes, 7x7 190 and 196, one of 960 channels 28 and 24. */
+/* By pixels, rows of less than two fifths of a vector are better copied, if there are channels to fill one: 32 images
+ * 5x5 of 256 channels take 107 us copied and 148 as planes, 7x7 190 and 196, one of 960 channels 28 and 24. */
 enum cr_planes_by cr_gather_planes_by(const struct cr_gather *gather)
 {
     const struct cr_kernels *kernels = cr_kernels(gather->dtype);
