@@ -155,6 +155,16 @@ CR_HIDDEN int64_t cr_winograd_outputs(int64_t height, int64_t width);
  * written; gather's w is not read then. NULL: w is evaluated in the call. */
 CR_HIDDEN enum cr_status cr_winograd(const struct cr_gather *gather, const void *prepared);
 
+/* Pixels of a block, which the gradient of weights adds into one accumulator. */
+enum { CR_WEIGHTS_PIXELS = 512 };
+
+/* As cr_conv_backward_weights, by the direct sum, and cr_conv_backward_bias, of a convolution that has passed
+ * cr_conv_check. accumulate, for kernels of one tap and one group: added to what is in dw and db. */
+CR_HIDDEN enum cr_status cr_conv_sum_weights(const struct cr_conv *conv, const struct cr_tensor *dy,
+                                             const struct cr_tensor *x, const struct cr_tensor *dw, int accumulate);
+CR_HIDDEN enum cr_status cr_conv_sum_bias(const struct cr_conv *conv, const struct cr_tensor *dy, void *db,
+                                          int accumulate);
+
 /* As cr_conv_backward_weights, for a convolution of which cr_conv_weights_choice says CR_WINOGRAD. */
 CR_HIDDEN enum cr_status cr_winograd_weights(const struct cr_conv *conv, const struct cr_tensor *dy,
                                              const struct cr_tensor *x, const struct cr_tensor *dw);

@@ -17,6 +17,9 @@
 /* Of a dw that is copied to where it belongs, at a time. */
 enum { ROWS_OF_DW = 128 };
 
+/* Not more terms than these are added up before what was asked for could arrive. */
+enum { FEW_TERMS = 4 };
+
 /* What the tile will write or add to is on its way from the last cache while the products are computed. */
 static void prefetch_c(const struct cr_tile *tile, const struct cr_kernels *kernels)
 {
@@ -118,7 +121,7 @@ static void run_tile(const struct cr_weights_walk *walk, const struct cr_weights
         .accumulate = accumulate,
     };
     join_steps(walk, &tile, &first);
-    prefetch_c(&tile, plan->kernels);
+    if (tile.k * tile.batch > FEW_TERMS) prefetch_c(&tile, plan->kernels);
     (plan->diagonal ? plan->kernels->diagonal : plan->kernels->product)(&tile);
 }
 
@@ -197,21 +200,42 @@ static void run_piece(const struct cr_weights_walk *walk, const struct cr_weight
         run_tile(walk, piece, accumulate);
 }
 
+/* The taps from tw on are at work. Which columns the first of them sees is asked for every tile of rows: a division for
+ * each would be a tenth of the time of a product over one pixel. */
+static void open_tap(struct cr_weights_walk *walk, int64_t tw)
+{
+    walk->tw = tw;
+    walk->run_column = walk->column;
+    walk->run_pixels =
+        cr_axis_tap_run(&walk->plan->axis[2], tw, &walk->run_column, walk->column_end, &walk->run_source);
+}
+
+/* As cr_axis_tap_run, of tap tw + tap in the block of pixels. */
+static int64_t tap_run(const struct cr_weights_walk *walk, int64_t tap, int64_t *column, int64_t *source)
+{
+    if (*column == walk->column_end) return 0;
+    if (tap != 0 || *column != walk->column)
+        return cr_axis_tap_run(&walk->plan->axis[2], walk->tw + tap, column, walk->column_end, source);
+    *column = walk->run_column;
+    *source = walk->run_source;
+    return walk->run_pixels;
+}
+
 /* Rows [row, row_end), one tile, of the group of taps over the block of pixels: first the columns that all their taps
  * see, then for each tap what is left of its own, at the borders. first: nothing is in dw yet. */
 static void run_rows(const struct cr_weights_walk *walk, int64_t row, int64_t row_end, int first)
 {
     const struct cr_weights_plan *plan = walk->plan;
     const struct cr_axis *width = &plan->axis[2];
-    const int64_t C = plan->row_channels, end = walk->column_end, source_step = cr_axis_source_step(width);
-    const int64_t low = row / C, high = (row_end - 1) / C;
+    const int64_t C = plan->row_channels, source_step = cr_axis_source_step(width);
+    const int64_t low = plan->joined > 1 ? row / C : 0, high = plan->joined > 1 ? (row_end - 1) / C : 0;
     struct cr_weights_piece inner = {.column = walk->column};
     int64_t source;
 
     if (high > low) { /* the highest tap leaves the image first, the lowest enters it last */
         int64_t last = walk->column, column = walk->column;
-        last += cr_axis_tap_run(width, walk->tw + high, &last, end, &source);
-        if (cr_axis_tap_run(width, walk->tw + low, &column, end, &source) > 0 && column < last) {
+        last += tap_run(walk, high, &last, &source);
+        if (tap_run(walk, low, &column, &source) > 0 && column < last) {
             inner.column = column;
             inner.pixels = last - column;
             for (inner.tap = low; inner.tap <= high; inner.tap++) {
@@ -229,7 +253,7 @@ static void run_rows(const struct cr_weights_walk *walk, int64_t row, int64_t ro
             .row = cr_larger(row, tap * C), .row_end = cr_smaller(row_end, (tap + 1) * C), .tap = tap};
         int64_t column = walk->column, pixels;
         int begin = first;
-        for (; (pixels = cr_axis_tap_run(width, walk->tw + tap, &column, end, &source)) > 0; column += pixels)
+        for (; (pixels = tap_run(walk, tap, &column, &source)) > 0; column += pixels)
             for (int side = 0; side < 2; side++) { /* before and after the inner columns */
                 const int64_t from = side ? cr_larger(column, inner.column + inner.pixels) : column;
                 const int64_t to = side ? column + pixels : cr_smaller(column + pixels, inner.column);
@@ -256,10 +280,15 @@ static void run_units(struct cr_weights_walk *walk, int64_t unit, int64_t end, i
         const int64_t td = kernel_row / kh, th = kernel_row % kh;
         if (plan->stages_x) cr_weights_open_stage(walk, td);
         cr_weights_list_lines(walk, td, th);
-        for (; unit < row_end; unit++) {
-            const int64_t row = unit % plan->blocks * plan->row_block;
+        int64_t block = unit % plan->blocks;
+        open_tap(walk, unit % row_units / plan->blocks);
+        for (; unit < row_end; unit++, block++) {
+            if (block == plan->blocks) {
+                block = 0;
+                open_tap(walk, walk->tw + 1);
+            }
+            const int64_t row = block * plan->row_block;
             const int64_t end_of_rows = cr_smaller(row + plan->row_block, plan->rows);
-            walk->tw = unit % row_units / plan->blocks;
             walk->dw_offset = td * dw->space[0] + th * dw->space[1] + walk->tw * dw->space[2];
             if (plan->along_pixels) memset(walk->sums, 0, (size_t)plan->sums_bytes);
             run_rows(walk, row, end_of_rows, first);
@@ -301,7 +330,7 @@ static void run_segment(struct cr_weights_walk *walk, int64_t start, int64_t end
     const struct cr_weights_plan *plan = walk->plan;
     const int64_t line_end = cr_smaller(
         plan->lines, cr_cut(plan->line_blocks, (int)walk->segment + 1, plan->segments) * plan->line_block);
-    int first = 1;
+    int first = !plan->accumulate || walk->segment > 0;
 
     walk->line = cr_cut(plan->line_blocks, (int)walk->segment, plan->segments) * plan->line_block;
     for (; first || walk->line < line_end; walk->line = walk->line_end) {
@@ -387,6 +416,43 @@ static int changes_places(const struct cr_conv *conv, const struct cr_tensor *dy
             conv->N * conv->out[0] * conv->out[1] * conv->out[2] <= CR_WEIGHTS_PIXELS);
 }
 
+/* The sums so far into the first segment's. */
+static void load_sums(const struct cr_weights_plan *plan)
+{
+    const struct cr_tensor *dw = plan->caller_dw;
+    const struct cr_panels to = {
+        .data = plan->segment_dw.data, .width = INT64_MAX, .row = plan->segment_dw.channel, .fold = 1};
+    plan->kernels->pack(&to, dw->data, plan->in_channels, plan->out_channels, dw->channel, dw->batch);
+}
+
+static enum cr_status run(const struct cr_conv *conv, const struct cr_tensor *dy, const struct cr_tensor *x,
+                          const struct cr_tensor *dw, int accumulate)
+{
+    struct cr_weights_plan plan;
+    cr_weights_plan(&plan, conv, dy, x, dw, accumulate);
+    const int64_t sums_elements = plan.segments * plan.segment_elements;
+    plan.workspace = cr_allocate(plan.parts * plan.part_bytes + sums_elements * plan.kernels->size);
+    if (!plan.workspace) return CR_OUT_OF_MEMORY;
+    plan.segment_dw.data = plan.workspace + plan.parts * plan.part_bytes;
+    if (accumulate && plan.copies_dw) load_sums(&plan);
+    cr_parallel(plan.parts, run_part, &plan);
+    if (plan.copies_dw)
+        cr_parallel((int)cr_smaller(cr_parts((double)sums_elements), plan.in_channels), add_segments, &plan);
+    cr_release(plan.workspace);
+    return CR_OK;
+}
+
+enum cr_status cr_conv_sum_weights(const struct cr_conv *conv, const struct cr_tensor *dy, const struct cr_tensor *x,
+                                   const struct cr_tensor *dw, int accumulate)
+{
+    if (!changes_places(conv, dy, x, dw)) return run(conv, dy, x, dw, accumulate);
+    struct cr_conv exchanged = *conv;
+    exchanged.C = conv->K;
+    exchanged.K = conv->C;
+    const struct cr_tensor transposed = {.data = dw->data, .batch = dw->channel, .channel = dw->batch};
+    return run(&exchanged, x, dy, &transposed, accumulate);
+}
+
 enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct cr_tensor *dy,
                                         const struct cr_tensor *x, const struct cr_tensor *dw)
 {
@@ -394,24 +460,5 @@ enum cr_status cr_conv_backward_weights(const struct cr_conv *conv, const struct
     if (status != CR_OK) return status;
     if (cr_conv_weights_choice(conv) == CR_WINOGRAD) return cr_winograd_weights(conv, dy, x, dw);
     const enum cr_planes_by by = cr_weights_planes_by(conv, dy, x, dw);
-    if (by != CR_NO_PLANES) return cr_weights_planes(conv, by, dy, x, dw);
-    if (changes_places(conv, dy, x, dw)) {
-        struct cr_conv exchanged = *conv;
-        exchanged.C = conv->K;
-        exchanged.K = conv->C;
-        const struct cr_tensor transposed = {.data = dw->data, .batch = dw->channel, .channel = dw->batch};
-        return cr_conv_backward_weights(&exchanged, x, dy, &transposed);
-    }
-
-    struct cr_weights_plan plan;
-    cr_weights_plan(&plan, conv, dy, x, dw);
-    const int64_t sums_elements = plan.segments * plan.segment_elements;
-    plan.workspace = cr_allocate(plan.parts * plan.part_bytes + sums_elements * plan.kernels->size);
-    if (!plan.workspace) return CR_OUT_OF_MEMORY;
-    plan.segment_dw.data = plan.workspace + plan.parts * plan.part_bytes;
-    cr_parallel(plan.parts, run_part, &plan);
-    if (plan.copies_dw)
-        cr_parallel((int)cr_smaller(cr_parts((double)sums_elements), plan.in_channels), add_segments, &plan);
-    cr_release(plan.workspace);
-    return CR_OK;
+    return by != CR_NO_PLANES ? cr_weights_planes(conv, by, dy, x, dw) : cr_conv_sum_weights(conv, dy, x, dw, 0);
 }

@@ -6,9 +6,6 @@
 
 #include "conv.h"
 
-/* Of a block, which are added into one accumulator. */
-enum { CR_WEIGHTS_PIXELS = 512 };
-
 /* Of a dw whose sums are those of segments of the lines, at most. */
 enum { CR_WEIGHTS_SEGMENT = 1024 }; /* elements */
 
@@ -40,6 +37,7 @@ struct cr_weights_plan {
     int64_t lines, line_block, width, width_block; /* (image, depth, height) and columns of dy; of a block */
     int64_t line_blocks;              /* of all lines; of them, segments take an equal share each */
     int segments;
+    int accumulate;                   /* dw +=, not = */
     int copies_dw;                    /* if they are more than one, or rows of dw are not evenly apart: */
     struct cr_tensor segment_dw;      /* the sums of the first, and */
     int64_t segment_elements;         /* how far apart they are */
@@ -64,6 +62,7 @@ struct cr_weights_walk {
     int64_t chunk;                              /* the first unit of the chunk */
     struct cr_step apart;                       /* from each step to the next, if that is even */
     int even;
+    int64_t run_column, run_pixels, run_source; /* the first columns of the block that tap tw sees, as cr_axis_tap_run */
 };
 
 /* Rows of the product, [row, row_end), and columns of dy, from `column` on; tap `tap` of the row of the kernel sees
@@ -88,7 +87,7 @@ static inline int64_t cr_weights_panel_of_x(const struct cr_weights_walk *walk)
 
 /* The plan of a call, without its workspace. dw may point into it: it is not to be copied. */
 CR_HIDDEN void cr_weights_plan(struct cr_weights_plan *plan, const struct cr_conv *conv, const struct cr_tensor *dy,
-                               const struct cr_tensor *x, const struct cr_tensor *dw);
+                               const struct cr_tensor *x, const struct cr_tensor *dw, int accumulate);
 
 /* `channels` channels of dy from the panel's first on: the panels of a batch. */
 CR_HIDDEN void cr_weights_pack_dy(const struct cr_weights_walk *walk, int64_t channels);

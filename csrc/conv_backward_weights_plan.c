@@ -194,7 +194,7 @@ static void plan_operands(struct cr_weights_plan *plan, const struct cr_conv *co
 }
 
 void cr_weights_plan(struct cr_weights_plan *plan, const struct cr_conv *conv, const struct cr_tensor *dy,
-                     const struct cr_tensor *x, const struct cr_tensor *dw)
+                     const struct cr_tensor *x, const struct cr_tensor *dw, int accumulate)
 {
     static const float one_f32 = 1;
     static const double one_f64 = 1;
@@ -203,6 +203,7 @@ void cr_weights_plan(struct cr_weights_plan *plan, const struct cr_conv *conv, c
         .kernels = cr_kernels(conv->dtype),
         .dy = dy,
         .x = x,
+        .accumulate = accumulate,
         .one = conv->dtype == CR_FLOAT32 ? (const void *)&one_f32 : (const void *)&one_f64,
     };
     for (int axis = 0; axis < 3; axis++) cr_axis_open(&plan->axis[axis], conv, axis, 0);

@@ -14,13 +14,13 @@ struct cr_block cr_recurrent_block(const struct cr_recurrence *r, int number)
     return (struct cr_block){&weights->w_hh, piece->first * s->H, piece->gates * s->H, r->R};
 }
 
-enum cr_status cr_recurrent_open_operands(struct cr_recurrence *r, int backward, int64_t chunk)
+enum cr_status cr_recurrent_open_operands(struct cr_recurrence *r, int backward, int first, int64_t chunk)
 {
     const int64_t B = r->sequence->B, T = r->sequence->T, chunks = cr_ceil_div(T, chunk);
     enum cr_status status = CR_OK;
 
     if (!backward && r->weights->prepared) return cr_recurrent_open_prepared(r);
-    for (int i = backward ? CR_U : CR_W; i < CR_OPERANDS && status == CR_OK; i++) {
+    for (int i = first; i < CR_OPERANDS && status == CR_OK; i++) {
         const struct cr_block block = cr_recurrent_block(r, i);
         if (!block.rows) continue;
         void *const data = cr_at(block.matrix->data, block.first * block.matrix->row, r->kernels->size);
@@ -84,7 +84,8 @@ void cr_recurrent_product(const struct cr_recurrence *r, int number, const struc
                           int64_t a_row, void *c, int64_t c_row, int accumulate, const void *bias)
 {
     struct cr_product product = {
-        .rows = {.outer = 1, .inner = share->m, .a_inner = a_row, .a_k = 1, .c_inner = c_row},
+        .rows = {.outer = 1, .inner = share->m, .a_inner = a_row, .a_k = 1, .c_inner = c_row,
+                 .c_column = 1},
         .a = a,
         .c = c,
         .accumulate = accumulate,
@@ -130,22 +131,60 @@ void cr_recurrent_step(const struct cr_recurrence *r, int64_t t, int64_t row, in
     for (; phase.number < r->phases; phase.number++) cr_parallel(r->by_columns ? r->parts : 1, run_phase, &phase);
 }
 
-/* ---- the products over all steps ---- */
+/* ---- the rows of many steps at once ---- */
 
-struct cr_tensor cr_series_image(const void *data, int64_t time, int64_t row, int64_t column)
+struct rows {
+    const struct cr_recurrence *r;
+    int number;
+    struct cr_product product;
+};
+
+static void run_columns(void *context, int part, int parts)
 {
-    return (struct cr_tensor){.data = (void *)(uintptr_t)data, .channel = column, .space = {0, time, row}};
+    const struct rows *work = context;
+    const struct cr_share share = {.part = part, .parts = parts, .room = part};
+    struct cr_product product = work->product;
+    cr_recurrent_multiply(work->r, work->number, &share, &product);
 }
 
-struct cr_conv cr_series_conv(const struct cr_recurrence *r, int64_t steps, int64_t C, int64_t K)
+static void run_rows(void *context, int part, int parts)
 {
-    const int64_t B = r->sequence->B;
-    struct cr_conv conv = {.dtype = r->sequence->dtype, .N = steps && B, .C = C, .K = K, .groups = 1};
-    for (int axis = 0; axis < 3; axis++) {
-        conv.in[axis] = conv.out[axis] = cr_larger(1, axis == 0 ? 1 : axis == 1 ? steps : B);
-        conv.kernel[axis] = conv.stride[axis] = conv.dilation[axis] = 1;
-    }
-    return conv;
+    const struct rows *work = context;
+    const struct cr_share all = {.parts = 1, .room = part};
+    const int64_t size = work->r->kernels->size;
+    struct cr_product product = work->product;
+    struct cr_rows *rows = &product.rows;
+    int64_t *const count = rows->outer > 1 ? &rows->outer : &rows->inner;
+    const int64_t start = cr_cut(*count, part, parts);
+
+    product.a = cr_at(product.a, start * (rows->outer > 1 ? rows->a_outer : rows->a_inner), size);
+    product.c = cr_at(product.c, start * (rows->outer > 1 ? rows->c_outer : rows->c_inner), size);
+    *count = cr_cut(*count, part + 1, parts) - start;
+    cr_recurrent_multiply(work->r, work->number, &all, &product);
+}
+
+void cr_recurrent_rows(const struct cr_recurrence *r, int number, const struct cr_series *from,
+                       const struct cr_series *to, const void *bias)
+{
+    const int64_t steps = r->last - r->first, B = r->sequence->B;
+    struct rows work = {r, number, {.a = from->data, .c = to->data, .bias = bias}};
+    struct cr_rows *rows = &work.product.rows;
+
+    /* Tiles lie along whatever is longer: all rows at once, if they can be counted through, steps or the batch. */
+    if (B == 1 || steps == 1 || (from->time == B * from->row && to->time == B * to->row))
+        *rows = (struct cr_rows){.outer = 1, .inner = steps * B, .a_inner = B == 1 ? from->time : from->row,
+                                 .c_inner = B == 1 ? to->time : to->row};
+    else if (steps > B)
+        *rows = (struct cr_rows){.outer = B, .inner = steps, .a_outer = from->row, .a_inner = from->time,
+                                 .c_outer = to->row, .c_inner = to->time};
+    else
+        *rows = (struct cr_rows){.outer = steps, .inner = B, .a_outer = from->time, .a_inner = from->row,
+                                 .c_outer = to->time, .c_inner = to->row};
+    rows->a_k = from->column;
+    rows->c_column = to->column;
+    const int64_t most = rows->outer > 1 ? rows->outer : rows->inner;
+    cr_parallel(r->by_columns ? r->parts : (int)cr_smaller(r->parts, cr_larger(1, most)), r->by_columns ? run_columns : run_rows,
+                &work);
 }
 
 /* ---- rows and steps ---- */

@@ -35,10 +35,10 @@ CR_HIDDEN void cr_operand_pack(struct cr_operand *operand, const struct cr_kerne
                                const struct cr_matrix *matrix, int64_t k, int64_t n, void *panels);
 
 /* Rows of A and C in two loops, the inner one along the tiles: row (i, j) of A begins at i*a_outer + j*a_inner, of C at
- * i*c_outer + j*c_inner. Along k, A has stride a_k; C is contiguous along n. */
+ * i*c_outer + j*c_inner. Along k, A has stride a_k, and C c_column along n. */
 struct cr_rows {
     int64_t outer, inner;
-    int64_t a_outer, a_inner, a_k, c_outer, c_inner;
+    int64_t a_outer, a_inner, a_k, c_outer, c_inner, c_column;
 };
 
 /* C (+)= A B + bias. */
@@ -62,7 +62,7 @@ struct cr_piece {
     int of_extra;  /* it multiplies extra, not h */
 };
 
-/* The operands of a pass: W, forward only; U, piece by piece; V. Forward they are transposed. */
+/* The operands of a pass: W; U, piece by piece; V. Forward they are transposed. */
 enum { CR_W, CR_U, CR_U_SECOND, CR_V, CR_OPERANDS };
 
 /* Rows [first, first + rows) of one of the weights, [.., columns]: what an operand is made of. */
@@ -102,10 +102,11 @@ struct cr_recurrence {
     char *h, *c, *gate_values, *extra;
     const struct cr_series *y;
 
-    /* Backward. dh and dc are carried from step to step; the gradient at h_t comes in and that at h_{t-1} goes out. */
-    char *dgates, *dextra; /* [T, B, G*H], [T, B, H] */
+    /* Backward. dh and dc are carried from step to step; the gradient at h_t comes in and that at h_{t-1} goes out.
+     * Slot t - first of dgates, dextra and dh_all belongs to step t. */
+    char *dgates, *dextra; /* [chunk, B, G*H], [chunk, B, H] */
     char *dh, *dc, *dm;    /* [B, R], [B, H]; dm [B, H]: at o tanh(c) under a projection */
-    char *dh_all;          /* [T, B, R], or NULL */
+    char *dh_all;          /* [chunk, B, R], or NULL */
     const struct cr_series *dy;
     int64_t truncate;
 
@@ -140,10 +141,10 @@ static inline struct cr_units cr_units_of(const struct cr_recurrence *r, int64_t
         units.c = cr_row_of(r, r->c, after, row, H);
     }
     if (r->dgates) {
-        units.dgates = cr_row_of(r, r->dgates, t, row, r->gates * H);
+        units.dgates = cr_row_of(r, r->dgates, t - r->first, row, r->gates * H);
         units.dh = cr_row_of(r, r->dm ? r->dm : r->dh, 0, row, H);
         if (r->has_c) units.dc = cr_row_of(r, r->dc, 0, row, H);
-        if (r->dextra) units.dextra = cr_row_of(r, r->dextra, t, row, H);
+        if (r->dextra) units.dextra = cr_row_of(r, r->dextra, t - r->first, row, H);
     }
     return units;
 }
@@ -154,8 +155,8 @@ CR_HIDDEN enum cr_status cr_recurrent_open(struct cr_recurrence *r);
 /* That of operand number `number`; without rows if the cell has no such operand. */
 CR_HIDDEN struct cr_block cr_recurrent_block(const struct cr_recurrence *r, int number);
 
-/* Operands for walks of `chunk` steps. */
-CR_HIDDEN enum cr_status cr_recurrent_open_operands(struct cr_recurrence *r, int backward, int64_t chunk);
+/* Operands, from number `first` on, for walks of `chunk` steps. */
+CR_HIDDEN enum cr_status cr_recurrent_open_operands(struct cr_recurrence *r, int backward, int first, int64_t chunk);
 CR_HIDDEN void cr_recurrent_close_operands(struct cr_recurrence *r);
 
 /* recurrent_prepare.c: the operands of the forward pass from prepared weights. */
@@ -171,6 +172,11 @@ CR_HIDDEN void cr_recurrent_multiply(const struct cr_recurrence *r, int number, 
 CR_HIDDEN void cr_recurrent_product(const struct cr_recurrence *r, int number, const struct cr_share *share,
                                     const void *a, int64_t a_row, void *c, int64_t c_row, int accumulate,
                                     const void *bias);
+
+/* to = from times operand number `number`, + bias, for all rows of steps [r->first, r->last), the first of which are
+ * where from [.., B, k] and to [.., B, n] begin; by the threads of r. */
+CR_HIDDEN void cr_recurrent_rows(const struct cr_recurrence *r, int number, const struct cr_series *from,
+                                 const struct cr_series *to, const void *bias);
 
 /* One of the kernels of gates, for the share's rows and units. */
 CR_HIDDEN void cr_recurrent_gates(const struct cr_recurrence *r, const struct cr_share *share,
@@ -207,9 +213,5 @@ CR_HIDDEN enum cr_status cr_recurrent_backward(struct cr_recurrence *r, const st
 CR_HIDDEN struct cr_recurrence cr_rnn_cell(const struct cr_sequence *sequence, const struct cr_weights *weights);
 CR_HIDDEN struct cr_recurrence cr_lstm_cell(const struct cr_sequence *sequence, const struct cr_weights *weights);
 CR_HIDDEN struct cr_recurrence cr_gru_cell(const struct cr_sequence *sequence, const struct cr_weights *weights);
-
-/* A [T, B, channels] array with these strides as the image of a 1x1 convolution over (T, B) pixels. */
-CR_HIDDEN struct cr_tensor cr_series_image(const void *data, int64_t time, int64_t row, int64_t column);
-CR_HIDDEN struct cr_conv cr_series_conv(const struct cr_recurrence *r, int64_t steps, int64_t C, int64_t K);
 
 #endif

@@ -13,7 +13,8 @@ void cr_recurrent_enter(const struct cr_recurrence *r, const struct cr_share *sh
         void *dh = cr_at(cr_row_of(r, r->dh, 0, row, r->R), first, size);
         r->kernels->add(end - first, cr_at(r->dy->data, t * r->dy->time + row * r->dy->row + first, size), dh);
         if (r->dh_all)
-            memcpy(cr_at(cr_row_of(r, r->dh_all, t, row, r->R), first, size), dh, (size_t)((end - first) * size));
+            memcpy(cr_at(cr_row_of(r, r->dh_all, t - r->first, row, r->R), first, size), dh,
+                   (size_t)((end - first) * size));
     }
 }
 
@@ -25,7 +26,7 @@ static void run_part(void *context, int part, int parts)
     const unsigned long mode = cr_float_mode();
 
     cr_set_float_mode(cr_flushing(mode));
-    for (int64_t t = s->T - 1; t >= 0; t--) {
+    for (int64_t t = r->last - 1; t >= r->first; t--) {
         const int cut = r->truncate && t > 0 && t % r->truncate == 0;
         for (int64_t row = cr_cut(s->B, part, parts), end; row < rows; row = end) {
             if (!cr_recurrent_run(r, t, row, rows, &end)) continue;
@@ -39,19 +40,32 @@ static void run_part(void *context, int part, int parts)
     cr_set_float_mode(mode);
 }
 
-/* The workspace, and the state's gradient that enters at the end. */
-static enum cr_status open_arrays(struct cr_recurrence *r, const struct cr_cache *cache, const struct cr_state *dlast,
-                                  void *dh, struct cr_scratch *workspace)
+/* Gradients of so many bytes are made before they are multiplied: they stay in a second-level cache until then, and no
+ * call has room for those of all steps, fresh pages each time. */
+enum { CHUNK_BYTES = 1024 * 1024 };
+
+/* Whole blocks of those that the gradients of weights are added in. */
+static int64_t steps_of_chunk(const struct cr_recurrence *r)
 {
     const struct cr_sequence *s = r->sequence;
-    const int64_t rows = s->B * r->kernels->size, all = s->T * rows;
+    const int64_t block = cr_larger(1, CR_WEIGHTS_PIXELS / cr_larger(1, s->B));
+    const int64_t step_bytes = cr_larger(1, s->B * r->kernels->size * (r->gates + r->has_extra) * s->H);
+    return cr_larger(1, CHUNK_BYTES / step_bytes / block) * block;
+}
+
+/* The workspace, and the state's gradient that enters at the end. */
+static enum cr_status open_arrays(struct cr_recurrence *r, const struct cr_cache *cache, const struct cr_state *dlast,
+                                  int64_t chunk, int keeps_dh, struct cr_scratch *workspace)
+{
+    const struct cr_sequence *s = r->sequence;
+    const int64_t rows = s->B * r->kernels->size, all = chunk * rows;
     const int64_t bytes[] = {
         all * r->gates * s->H,                   /* dgates */
         r->has_extra && !s->P ? all * s->H : 0,  /* dextra */
         rows * r->R,                             /* dh */
         r->has_c ? rows * s->H : 0,              /* dc */
         s->P ? rows * s->H : 0,                  /* dm */
-        s->P && !dh ? all * r->R : 0,            /* dh_all: dV needs it */
+        s->P && !keeps_dh ? all * r->R : 0,      /* dh_all: dV needs it */
     };
     char **const arrays[] = {&r->dgates, &r->dextra, &r->dh, &r->dc, &r->dm, &r->dh_all};
     int64_t total = 0;
@@ -68,12 +82,6 @@ static enum cr_status open_arrays(struct cr_recurrence *r, const struct cr_cache
         *arrays[i] = bytes[i] ? at : NULL;
         at += bytes[i];
     }
-    if (dh) r->dh_all = dh;
-    /* Steps past a row's end have no gradient. */
-    if (s->lengths) {
-        memset(r->dgates, 0, (size_t)(bytes[0] + bytes[1]));
-        if (bytes[5]) memset(r->dh_all, 0, (size_t)bytes[5]);
-    }
     if (dlast->h)
         memcpy(r->dh, dlast->h, (size_t)bytes[2]);
     else
@@ -85,56 +93,98 @@ static enum cr_status open_arrays(struct cr_recurrence *r, const struct cr_cache
     return CR_OK;
 }
 
-/* dw [K, C] = the sum over steps and rows of d [.., K] times x [.., C]; and db [K], that of d. Each if wanted. */
-static enum cr_status sum_gradients(const struct cr_recurrence *r, const struct cr_tensor *d, int64_t K,
-                                    const struct cr_tensor *x, int64_t C, const struct cr_matrix *dw, void *db)
+/* [.., B, width], contiguous, from step r->first on. */
+static struct cr_series steps_of(const struct cr_recurrence *r, char *data, int64_t first, int64_t width)
 {
-    const struct cr_conv conv = cr_series_conv(r, r->sequence->T, C, K);
+    return (struct cr_series){cr_row_of(r, data, first, 0, width), r->sequence->B * width, width, 1};
+}
+
+/* A [.., B, channels] array as the image of a 1x1 convolution over (steps, B) pixels: of one row, over steps. */
+static struct cr_tensor image_of(const struct cr_recurrence *r, const struct cr_series *series)
+{
+    const int one = r->sequence->B == 1;
+    return (struct cr_tensor){.data = series->data, .channel = series->column,
+                              .space = {0, one ? 0 : series->time, one ? series->time : series->row}};
+}
+
+/* dw [K, C] = the sum over the chunk's steps and rows of d [.., K] times x [.., C]; and db [K], that of d. Each if
+ * wanted, and added to the sum over what follows in time. */
+static enum cr_status sum_gradients(const struct cr_recurrence *r, const struct cr_series *d, int64_t K,
+                                    const struct cr_series *x, int64_t C, const struct cr_matrix *dw, void *db)
+{
+    const int64_t steps = r->last - r->first, B = r->sequence->B;
+    const struct cr_tensor dy = image_of(r, d), image = image_of(r, x);
+    const int later = r->last < r->sequence->T;
+    struct cr_conv conv = {.dtype = r->sequence->dtype, .N = steps && B, .C = C, .K = K, .groups = 1};
     enum cr_status status = CR_OK;
 
+    for (int axis = 0; axis < 3; axis++) {
+        conv.in[axis] = conv.out[axis] = cr_larger(1, axis == 0 ? 1 : (axis == 1) == (B == 1) ? B : steps);
+        conv.kernel[axis] = conv.stride[axis] = conv.dilation[axis] = 1;
+    }
     if (dw->data) {
         const struct cr_tensor kernel = {.data = dw->data, .batch = dw->row, .channel = dw->column};
-        status = cr_conv_backward_weights(&conv, d, x, &kernel);
+        status = cr_conv_sum_weights(&conv, &dy, &image, &kernel, later);
     }
-    if (status == CR_OK && db) status = cr_conv_backward_bias(&conv, d, db);
+    if (status == CR_OK && db) status = cr_conv_sum_bias(&conv, &dy, db, later);
     return status;
 }
 
-/* The gradients of W, U, V, b, b' and x, from dgates, dextra and dh of all steps. */
+/* The gradients of W, U, V, b, b' and x, from dgates, dextra and dh of the chunk's steps. */
 static enum cr_status finish(const struct cr_recurrence *r, const struct cr_series *x, const struct cr_series *dx,
                              const struct cr_weights *dweights)
 {
     const struct cr_sequence *s = r->sequence;
-    const int64_t H = s->H, width = r->gates * H, size = r->kernels->size;
-    const struct cr_tensor dgates = cr_series_image(r->dgates, s->B * width, width, 1);
-    const struct cr_tensor inputs = cr_series_image(x->data, x->time, x->row, x->column);
-    const struct cr_tensor states = cr_series_image(r->h, s->B * r->R, r->R, 1);
-    const struct cr_tensor extras = cr_series_image(r->extra, s->B * H, H, 1);
-    enum cr_status status = sum_gradients(r, &dgates, width, &inputs, s->inputs, &dweights->w_ih, dweights->b_ih);
+    const int64_t H = s->H, first = r->first, size = r->kernels->size;
+    const struct cr_series dgates = steps_of(r, r->dgates, 0, r->gates * H);
+    const struct cr_series dextra = steps_of(r, r->dextra, 0, H);
+    const struct cr_series inputs = {cr_at(x->data, first * x->time, size), x->time, x->row, x->column};
+    const struct cr_series states = steps_of(r, r->h, first, r->R), extras = steps_of(r, r->extra, first, H);
+    enum cr_status status =
+        sum_gradients(r, &dgates, r->gates * H, &inputs, s->inputs, &dweights->w_ih, dweights->b_ih);
 
     for (int i = 0; i < r->pieces && status == CR_OK; i++) {
         const struct cr_piece *piece = &r->piece[i];
-        const struct cr_tensor of_dextra = cr_series_image(r->dextra, s->B * H, H, 1);
-        const struct cr_tensor of_dgates = cr_series_image(
-            cr_at(r->dgates, piece->first * H, size), s->B * width, width, 1);
+        const int64_t start = piece->first * H;
+        struct cr_series d = dgates;
         struct cr_matrix dw = dweights->w_hh;
-        if (dw.data) dw.data = cr_at(dw.data, piece->first * H * dw.row, size);
-        void *db = dweights->b_hh ? cr_at(dweights->b_hh, piece->first * H, size) : NULL;
-        status = sum_gradients(r, piece->of_dextra ? &of_dextra : &of_dgates, piece->gates * H,
+        void *db = dweights->b_hh ? cr_at(dweights->b_hh, start, size) : NULL;
+
+        d.data = cr_at(d.data, start, size);
+        if (dw.data) dw.data = cr_at(dw.data, start * dw.row, size);
+        if (db && dweights->b_ih && !piece->of_dextra) { /* b and b' have one gradient */
+            memcpy(db, cr_at(dweights->b_ih, start, size), (size_t)(piece->gates * H * size));
+            db = NULL;
+        }
+        status = sum_gradients(r, piece->of_dextra ? &dextra : &d, piece->gates * H,
                                piece->of_extra ? &extras : &states, r->R, &dw, db);
     }
     if (status == CR_OK && s->P) {
-        const struct cr_tensor dh = cr_series_image(r->dh_all, s->B * r->R, r->R, 1);
+        const struct cr_series dh = steps_of(r, r->dh_all, 0, r->R);
         status = sum_gradients(r, &dh, s->P, &extras, H, &dweights->w_hr, NULL);
     }
     if (status == CR_OK && dx->data) {
-        const struct cr_conv conv = cr_series_conv(r, s->T, width, s->inputs);
-        const struct cr_matrix *w = &r->weights->w_ih;
-        const struct cr_tensor kernel = {.data = w->data, .batch = w->column, .channel = w->row};
-        const struct cr_tensor image = cr_series_image(dx->data, dx->time, dx->row, dx->column);
-        status = cr_conv_forward(&conv, &dgates, &kernel, NULL, &image);
+        const struct cr_series outputs = {cr_at(dx->data, first * dx->time, size), dx->time, dx->row, dx->column};
+        cr_recurrent_rows(r, CR_W, &dgates, &outputs, NULL);
     }
     return status;
+}
+
+/* Steps [r->first, r->last), and what of the gradients is theirs. */
+static enum cr_status run_chunk(struct cr_recurrence *r, const struct cr_series *x, const struct cr_series *dx,
+                                const struct cr_weights *dweights, void *dh)
+{
+    const struct cr_sequence *s = r->sequence;
+
+    if (dh) r->dh_all = cr_row_of(r, dh, r->first, 0, r->R);
+    if (s->lengths) { /* steps past a row's end have no gradient */
+        const int64_t rows = (r->last - r->first) * s->B * r->kernels->size;
+        memset(r->dgates, 0, (size_t)(rows * r->gates * s->H));
+        if (r->dextra) memset(r->dextra, 0, (size_t)(rows * s->H));
+        if (r->dh_all && !dh) memset(r->dh_all, 0, (size_t)(rows * r->R));
+    }
+    cr_recurrent_walk(r, run_part);
+    return finish(r, x, dx, dweights);
 }
 
 enum cr_status cr_recurrent_backward(struct cr_recurrence *r, const struct cr_series *x, const struct cr_cache *cache,
@@ -150,16 +200,18 @@ enum cr_status cr_recurrent_backward(struct cr_recurrence *r, const struct cr_se
 
     r->dy = dy;
     r->truncate = truncate;
-    r->last = s->T;
+    const int64_t chunk = cr_larger(1, cr_smaller(s->T, steps_of_chunk(r))), rows = s->B * r->kernels->size;
     struct cr_scratch workspace;
-    if ((status = open_arrays(r, cache, dlast, dh, &workspace)) != CR_OK) return status;
-    if ((status = cr_recurrent_open_operands(r, 1, cr_larger(1, s->T))) == CR_OK) {
-        cr_recurrent_walk(r, run_part);
-        const size_t rows = (size_t)(s->B * r->kernels->size);
-        if (dstate->h) memcpy(dstate->h, r->dh, rows * (size_t)r->R);
-        if (r->has_c && dstate->c) memcpy(dstate->c, r->dc, rows * (size_t)s->H);
-        status = finish(r, x, dx, dweights);
-    }
+    if ((status = open_arrays(r, cache, dlast, chunk, dh != NULL, &workspace)) != CR_OK) return status;
+    status = cr_recurrent_open_operands(r, 1, dx->data ? CR_W : CR_U, chunk);
+    r->first = s->T;
+    do { /* once even where there are no steps: gradients are zero then */
+        r->last = r->first;
+        r->first = cr_larger(0, r->last - 1) / chunk * chunk;
+        if (status == CR_OK) status = run_chunk(r, x, dx, dweights, dh);
+    } while (r->first > 0);
+    if (status == CR_OK && dstate->h) memcpy(dstate->h, r->dh, (size_t)(rows * r->R));
+    if (status == CR_OK && r->has_c && dstate->c) memcpy(dstate->c, r->dc, (size_t)(rows * s->H));
     cr_recurrent_close_operands(r);
     cr_scratch_close(&workspace);
     return status;

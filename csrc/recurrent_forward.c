@@ -15,65 +15,6 @@ static int64_t rows_of_chunk(int64_t row_bytes)
     return least <= CHUNK_BYTES ? CHUNK_BYTES / row_bytes : least <= 2 * CHUNK_BYTES ? CHUNK_ROWS : 4 * CHUNK_ROWS;
 }
 
-/* ---- the input part ---- */
-
-struct input_part {
-    const struct cr_recurrence *r;
-    struct cr_product product;
-};
-
-static void run_input_columns(void *context, int part, int parts)
-{
-    const struct input_part *input = context;
-    const struct cr_share share = {.part = part, .parts = parts, .room = part};
-    struct cr_product product = input->product;
-    cr_recurrent_multiply(input->r, CR_W, &share, &product);
-}
-
-static void run_input_rows(void *context, int part, int parts)
-{
-    const struct input_part *input = context;
-    const struct cr_share all = {.parts = 1, .room = part};
-    const int64_t size = input->r->kernels->size;
-    struct cr_product product = input->product;
-    struct cr_rows *rows = &product.rows;
-    int64_t *const count = rows->outer > 1 ? &rows->outer : &rows->inner;
-    const int64_t start = cr_cut(*count, part, parts);
-
-    product.a = cr_at(product.a, start * (rows->outer > 1 ? rows->a_outer : rows->a_inner), size);
-    product.c = cr_at(product.c, start * (rows->outer > 1 ? rows->c_outer : rows->c_inner), size);
-    *count = cr_cut(*count, part + 1, parts) - start;
-    cr_recurrent_multiply(input->r, CR_W, &all, &product);
-}
-
-/* W x + b of steps [first, last), into the gates. */
-static void project(const struct cr_recurrence *r, const struct cr_series *x)
-{
-    const struct cr_sequence *s = r->sequence;
-    const int64_t steps = r->last - r->first, B = s->B, width = r->gates * s->H;
-    struct input_part input = {r, {
-        .a = cr_at(x->data, r->first * x->time, r->kernels->size),
-        .c = cr_row_of(r, r->gate_values, r->first - r->kept, 0, width),
-        .bias = r->weights->b_ih,
-    }};
-    struct cr_rows *rows = &input.product.rows;
-
-    /* Tiles lie along whatever is longer: all rows at once, if x lets them be counted through, steps or the batch. */
-    if (B == 1 || steps == 1 || x->time == B * x->row)
-        *rows = (struct cr_rows){.outer = 1, .inner = steps * B, .a_inner = B == 1 ? x->time : x->row,
-                                 .c_inner = width};
-    else if (steps > B)
-        *rows = (struct cr_rows){.outer = B, .inner = steps, .a_outer = x->row, .a_inner = x->time,
-                                 .c_outer = width, .c_inner = B * width};
-    else
-        *rows = (struct cr_rows){.outer = steps, .inner = B, .a_outer = x->time, .a_inner = x->row,
-                                 .c_outer = B * width, .c_inner = width};
-    rows->a_k = x->column;
-    const int64_t most = rows->outer > 1 ? rows->outer : rows->inner;
-    cr_parallel(r->by_columns ? r->parts : (int)cr_smaller(r->parts, most),
-                r->by_columns ? run_input_columns : run_input_rows, &input);
-}
-
 /* ---- the walk ---- */
 
 void cr_recurrent_leave(const struct cr_recurrence *r, const struct cr_share *share)
@@ -166,18 +107,21 @@ enum cr_status cr_recurrent_forward(struct cr_recurrence *r, const struct cr_ser
     if (status != CR_OK || s->B == 0) return status;
 
     r->y = y;
-    const int64_t width = r->gates * s->H;
-    const int64_t chunk = cr_larger(1, cr_smaller(s->T, rows_of_chunk(width * r->kernels->size) / s->B));
+    const int64_t width = r->gates * s->H, size = r->kernels->size;
+    const int64_t chunk = cr_larger(1, cr_smaller(s->T, rows_of_chunk(width * size) / s->B));
     struct cr_scratch workspace;
 
     if ((status = open_arrays(r, last, cache, chunk, &workspace)) != CR_OK) return status;
-    if ((status = cr_recurrent_open_operands(r, 0, chunk)) == CR_OK) {
+    if ((status = cr_recurrent_open_operands(r, 0, CR_W, chunk)) == CR_OK) {
         set_first(r, r->h, r->R, state->h);
         if (r->has_c) set_first(r, r->c, s->H, state->c);
         for (; r->first < s->T; r->first = r->last) {
             r->last = cr_smaller(s->T, r->first + chunk);
             if (!cache) r->kept = r->first;
-            project(r, x);
+            const struct cr_series input = {cr_at(x->data, r->first * x->time, size), x->time, x->row, x->column};
+            const struct cr_series gates = {cr_row_of(r, r->gate_values, r->first - r->kept, 0, width), s->B * width,
+                                            width, 1};
+            cr_recurrent_rows(r, CR_W, &input, &gates, r->weights->b_ih);
             cr_recurrent_walk(r, run_part);
         }
         copy_last(r, r->h, r->R, last->h);

@@ -112,7 +112,7 @@ static void run_rows(const struct cr_product *product, struct cr_tile *tile, int
             for (int64_t row = 0, left = blocks; left > 0; row += tile->m, left--) {
                 tile->m = (int)(left > 1 ? cr_ceil_div(rows->inner - row, left) : rows->inner - row);
                 tile->a = cr_at(product->a, i * rows->a_outer + row * rows->a_inner + k * rows->a_k, size);
-                tile->c = cr_at(product->c, i * rows->c_outer + row * rows->c_inner + j, size);
+                tile->c = cr_at(product->c, i * rows->c_outer + row * rows->c_inner + j * rows->c_column, size);
                 (product->b->column == 1 ? product->b->kernels->product : product->b->kernels->dots)(tile);
             }
     }
@@ -136,7 +136,7 @@ void cr_product(const struct cr_product *product, int64_t first, int64_t end, in
         .b_n = b->column,
         .b_gap = panels->next - width,
         .c_row = product->rows.c_inner,
-        .c_column = 1,
+        .c_column = product->rows.c_column,
     };
     int64_t inside = first ? first % width : 0, panel = first ? first / width * panels->next : 0;
     for (int64_t j = first; j < end; j += tile.n, inside += tile.n) {
