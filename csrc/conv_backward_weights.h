@@ -13,6 +13,7 @@ struct cr_weights_plan {
     const struct cr_kernels *kernels;
     const struct cr_tensor *dy, *x, *dw, *caller_dw; /* dw: the caller's, or segment_dw */
     struct cr_axis axis[3];
+    int accumulate;                   /* dw +=, not = */
     int diagonal, packs_dy, packs_x;
     int stages_x;                     /* x is read from a copy of the rows at work, [row][column][channel], */
     int stages_group;                 /* of all channels of a group, which are rows, or of the panel's, */
@@ -37,7 +38,6 @@ struct cr_weights_plan {
     int64_t lines, line_block, width, width_block; /* (image, depth, height) and columns of dy; of a block */
     int64_t line_blocks;              /* of all lines; of them, segments take an equal share each */
     int segments;
-    int accumulate;                   /* dw +=, not = */
     int copies_dw;                    /* if they are more than one, or rows of dw are not evenly apart: */
     struct cr_tensor segment_dw;      /* the sums of the first, and */
     int64_t segment_elements;         /* how far apart they are */
@@ -62,7 +62,7 @@ struct cr_weights_walk {
     int64_t chunk;                              /* the first unit of the chunk */
     struct cr_step apart;                       /* from each step to the next, if that is even */
     int even;
-    int64_t run_column, run_pixels, run_source; /* the first columns of the block that tap tw sees, as cr_axis_tap_run */
+    int64_t run_column, run_pixels, run_source; /* the first columns of it that tap tw sees, as cr_axis_tap_run says */
 };
 
 /* Rows of the product, [row, row_end), and columns of dy, from `column` on; tap `tap` of the row of the kernel sees

@@ -183,8 +183,8 @@ void cr_recurrent_rows(const struct cr_recurrence *r, int number, const struct c
     rows->a_k = from->column;
     rows->c_column = to->column;
     const int64_t most = rows->outer > 1 ? rows->outer : rows->inner;
-    cr_parallel(r->by_columns ? r->parts : (int)cr_smaller(r->parts, cr_larger(1, most)), r->by_columns ? run_columns : run_rows,
-                &work);
+    const int parts = r->by_columns ? r->parts : (int)cr_smaller(r->parts, cr_larger(1, most));
+    cr_parallel(parts, r->by_columns ? run_columns : run_rows, &work);
 }
 
 /* ---- rows and steps ---- */
