@@ -98,8 +98,18 @@ class Recurrence:
         H: int,
         activation: int,
         reset_after: bool,
+        reverse: bool,
     ) -> None: ...
     def prepare(self) -> None: ...
+    @property
+    def parameters(self) -> _Arrays: ...
+    @property
+    def reverse(self) -> bool: ...
+    @property
+    def H(self) -> int: ...
+    @property
+    def R(self) -> int: ...
+    def series_in(self, room: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]: ...
     def forward(
         self,
         x: np.ndarray,
@@ -109,23 +119,22 @@ class Recurrence:
         y: np.ndarray,
         h_last: np.ndarray,
         c_last: np.ndarray | None,
-        cache: _Arrays | None,
-    ) -> None: ...
+        keep: bool,
+    ) -> np.ndarray | None: ...
     def backward(
         self,
         x: np.ndarray,
         lengths: np.ndarray | None,
-        cache: _Arrays,
+        room: np.ndarray,
         dy: np.ndarray,
         dh_last: np.ndarray | None,
         dc_last: np.ndarray | None,
         truncate: int,
-        dx: np.ndarray,
-        dweights: _Arrays,
+        needs_dx: bool,
         dh: np.ndarray,
         dc: np.ndarray | None,
         dh_all: np.ndarray | None,
-    ) -> None: ...
+    ) -> tuple[np.ndarray | None, _Arrays]: ...
 
 def recurrences(
     cell: int,
@@ -138,10 +147,11 @@ def recurrences(
     activation: int,
     reset_after: bool,
 ) -> tuple[Recurrence, ...] | None: ...
-def infer(
-    parts: tuple[Recurrence, ...], x: object, state: object, directions: int, stacked: bool, batch_first: bool
-) -> tuple[Any, Any] | None: ...
-def infer_arrays(
+def walk(
+    parts: tuple[Recurrence, ...], x: object, state: object, directions: int, stacked: bool, batch_first: bool,
+    keep: bool,
+) -> tuple[Any, ...] | None: ...
+def walk_arrays(
     cell: int,
     x: object,
     w_ih: object,
@@ -153,7 +163,8 @@ def infer_arrays(
     activation: int,
     reset_after: bool,
     reverse: bool,
-) -> tuple[Any, Any] | None: ...
+    keep: bool,
+) -> tuple[Any, ...] | None: ...
 def map(function: str, x: np.ndarray) -> np.ndarray: ...
 def version() -> str: ...
 def isa() -> str: ...

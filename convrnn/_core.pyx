@@ -554,15 +554,16 @@ cdef class Recurrence:
     cdef _c.cr_sequence sequence
     cdef _c.cr_weights weights
     cdef int cell
-    cdef bint reverse  # of `infer`
-    cdef object parameters, prepared
+    cdef readonly bint reverse  # x, y and their gradients come to forward and backward in the order of processing
+    cdef readonly tuple parameters  # w_ih, w_hh, w_hr, b_ih, b_hh
+    cdef object prepared
 
     def __init__(self, int cell, cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray w_hr, cnp.ndarray b_ih,
-                 cnp.ndarray b_hh, int64_t H, int activation, bint reset_after):
-        self._open(cell, w_ih, w_hh, w_hr, b_ih, b_hh, H, activation, reset_after)
+                 cnp.ndarray b_hh, int64_t H, int activation, bint reset_after, bint reverse):
+        self._open(cell, w_ih, w_hh, w_hr, b_ih, b_hh, H, activation, reset_after, reverse)
 
     cdef _open(self, int cell, cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray w_hr, cnp.ndarray b_ih,
-               cnp.ndarray b_hh, int64_t H, int activation, bint reset_after):
+               cnp.ndarray b_hh, int64_t H, int activation, bint reset_after, bint reverse):
         self.cell = cell
         self.parameters = (w_ih, w_hh, w_hr, b_ih, b_hh)
         self.weights = weights_of(w_ih, w_hh, w_hr, b_ih, b_hh)
@@ -572,6 +573,7 @@ cdef class Recurrence:
         self.sequence.P = w_hr.shape[0] if w_hr is not None else 0
         self.sequence.activation = <_c.cr_activation>activation
         self.sequence.reset_after = reset_after
+        self.reverse = reverse
 
     def prepare(self):
         """Keeps the matrices as forward reads them; what is written to the parameters does not reach it any more."""
@@ -593,6 +595,51 @@ cdef class Recurrence:
         """R."""
         return self.sequence.P or self.sequence.H
 
+    @property
+    def H(self):
+        """The hidden size."""
+        return self.sequence.H
+
+    @property
+    def R(self):
+        """The width of h."""
+        return self.width()
+
+    cdef bint has_extra(self):
+        return self.cell == _c.CR_GRU or self.sequence.P > 0
+
+    cdef cnp.ndarray new_room(self, int64_t T, int64_t B, bint zeros):
+        """What forward keeps for backward, [T + 1, B, ..]: h, c, gates and extra of all steps, one after the other."""
+        cdef int64_t H = self.sequence.H
+        cdef bint has_c = self.cell == _c.CR_LSTM
+        cdef int dtype = cnp.NPY_FLOAT32 if self.sequence.dtype == _c.CR_FLOAT32 else cnp.NPY_FLOAT64
+        cdef cnp.npy_intp[3] shape = [T + 1, B, self.width() + (GATES[self.cell] + has_c + self.has_extra()) * H]
+        return cnp.PyArray_ZEROS(3, shape, dtype, 0) if zeros else empty(3, shape, dtype, NULL)
+
+    cdef _c.cr_cache cache_of(self, cnp.ndarray room):
+        cdef int64_t H = self.sequence.H
+        cdef int64_t rows = room.shape[0] * room.shape[1] * cnp.PyArray_ITEMSIZE(room)
+        cdef char *at = <char *>cnp.PyArray_DATA(room)
+        cdef _c.cr_cache cache = _c.cr_cache(at, NULL, NULL, NULL)
+        at += rows * self.width()
+        if self.cell == _c.CR_LSTM:
+            cache.c = at
+            at += rows * H
+        cache.gates = at
+        if self.has_extra():
+            cache.extra = at + rows * GATES[self.cell] * H
+        return cache
+
+    def series_in(self, cnp.ndarray room):
+        """h [T + 1, B, R], c [T + 1, B, H] or None and gates [T, B, G*H] in what forward has kept."""
+        cdef int64_t T = room.shape[0] - 1, B = room.shape[1], H = self.sequence.H, R = self.width()
+        cdef int64_t G = GATES[self.cell], states = (T + 1) * B * R, cells = (T + 1) * B * H
+        cdef bint has_c = self.cell == _c.CR_LSTM
+        numbers = room.reshape(room.size)
+        start = states + cells if has_c else states
+        return (numbers[:states].reshape(T + 1, B, R), numbers[states:start].reshape(T + 1, B, H) if has_c else None,
+                numbers[start:start + T * B * G * H].reshape(T, B, G * H))
+
     cdef _c.cr_sequence sequence_of(self, cnp.ndarray x, cnp.ndarray lengths):
         cdef _c.cr_sequence sequence = self.sequence
         sequence.T, sequence.B = x.shape[0], x.shape[1]
@@ -600,21 +647,22 @@ cdef class Recurrence:
         return sequence
 
     def forward(self, cnp.ndarray x, cnp.ndarray lengths, cnp.ndarray h, cnp.ndarray c, cnp.ndarray y,
-                cnp.ndarray h_last, cnp.ndarray c_last, tuple cache):
-        """Fills y and the last state, and cache = (h, c, gates, extra) if it is not None. All but x, y contiguous."""
+                cnp.ndarray h_last, cnp.ndarray c_last, bint keep):
+        """Fills y and the last state; returns what backward needs, if it is to be kept. All but x, y contiguous."""
         cdef _c.cr_sequence sequence = self.sequence_of(x, lengths)
         cdef _c.cr_series tx = series_of(x), ty = series_of(y)
         cdef _c.cr_state state = _c.cr_state(data_of(h), data_of(c))
         cdef _c.cr_state last = _c.cr_state(data_of(h_last), data_of(c_last))
-        cdef _c.cr_cache kept
-        cdef _c.cr_cache *keep = NULL
+        cdef cnp.ndarray room = None
+        cdef _c.cr_cache cache
         cdef _c.cr_status status
-        if cache is not None:
-            kept = _c.cr_cache(data_of(cache[0]), data_of(cache[1]), data_of(cache[2]), data_of(cache[3]))
-            keep = &kept
+        if keep:
+            room = self.new_room(sequence.T, sequence.B, lengths is not None)  # steps past a row's end are zero
+            cache = self.cache_of(room)
         with nogil:
-            status = self.run(&sequence, &tx, &state, &ty, &last, keep)
+            status = self.run(&sequence, &tx, &state, &ty, &last, &cache if keep else NULL)
         check(status)
+        return room
 
     cdef _c.cr_status run(self, const _c.cr_sequence *sequence, const _c.cr_series *x, const _c.cr_state *state,
                           const _c.cr_series *y, const _c.cr_state *last, const _c.cr_cache *cache) noexcept nogil:
@@ -624,29 +672,47 @@ cdef class Recurrence:
             return _c.cr_lstm_forward(sequence, x, &self.weights, state, y, last, cache)
         return _c.cr_gru_forward(sequence, x, &self.weights, state, y, last, cache)
 
-    def backward(self, cnp.ndarray x, cnp.ndarray lengths, tuple cache, cnp.ndarray dy, cnp.ndarray dh_last,
-                 cnp.ndarray dc_last, int64_t truncate, cnp.ndarray dx, tuple dweights, cnp.ndarray dh, cnp.ndarray dc,
+    def backward(self, cnp.ndarray x, cnp.ndarray lengths, cnp.ndarray room, cnp.ndarray dy, cnp.ndarray dh_last,
+                 cnp.ndarray dc_last, int64_t truncate, bint needs_dx, cnp.ndarray dh, cnp.ndarray dc,
                  cnp.ndarray dh_all):
-        """Fills dx, dweights = (w_ih, w_hh, w_hr, b_ih, b_hh), the state's gradient and, if not None, dh_all."""
+        """dx or None, and the gradients of parameters; fills the first state's and, if not None, dh_all."""
         cdef _c.cr_sequence sequence = self.sequence_of(x, lengths)
-        cdef _c.cr_series tx = series_of(x), tdy = series_of(dy), tdx = series_of(dx)
-        cdef _c.cr_cache kept = _c.cr_cache(data_of(cache[0]), data_of(cache[1]), data_of(cache[2]), data_of(cache[3]))
+        cdef _c.cr_series tx = series_of(x), tdy = series_of(dy), tdx
+        cdef _c.cr_cache cache = self.cache_of(room)
         cdef _c.cr_state dlast = _c.cr_state(data_of(dh_last), data_of(dc_last))
         cdef _c.cr_state dstate = _c.cr_state(data_of(dh), data_of(dc))
-        cdef _c.cr_weights into = weights_of(dweights[0], dweights[1], dweights[2], dweights[3], dweights[4])
+        cdef tuple grads = tuple([None if array is None else new_like(array) for array in self.parameters])
+        cdef _c.cr_weights into = weights_of(grads[0], grads[1], grads[2], grads[3], grads[4])
         cdef void *every = data_of(dh_all)
+        cdef cnp.ndarray dx = None
         cdef _c.cr_status status
+        if needs_dx:
+            dx = empty(3, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), NULL)
+            tdx = series_of(dx)
+        else:
+            tdx = _c.cr_series(NULL, 0, 0, 0)
         with nogil:
             if self.cell == _c.CR_RNN:
-                status = _c.cr_rnn_backward(&sequence, &tx, &self.weights, &kept, &tdy, &dlast, truncate, &tdx, &into,
+                status = _c.cr_rnn_backward(&sequence, &tx, &self.weights, &cache, &tdy, &dlast, truncate, &tdx, &into,
                                             &dstate, every)
             elif self.cell == _c.CR_LSTM:
-                status = _c.cr_lstm_backward(&sequence, &tx, &self.weights, &kept, &tdy, &dlast, truncate, &tdx, &into,
-                                             &dstate, every)
+                status = _c.cr_lstm_backward(&sequence, &tx, &self.weights, &cache, &tdy, &dlast, truncate, &tdx,
+                                             &into, &dstate, every)
             else:
-                status = _c.cr_gru_backward(&sequence, &tx, &self.weights, &kept, &tdy, &dlast, truncate, &tdx, &into,
+                status = _c.cr_gru_backward(&sequence, &tx, &self.weights, &cache, &tdy, &dlast, truncate, &tdx, &into,
                                             &dstate, every)
         check(status)
+        return dx, grads
+
+
+cdef cnp.ndarray new_like(cnp.ndarray array):
+    """numpy.empty_like of a vector or a matrix, with its shape and the order of its axes."""
+    cdef cnp.npy_intp[2] shape
+    cdef int dtype = cnp.PyArray_TYPE(array)
+    if cnp.PyArray_NDIM(array) == 1 or abs(array.strides[0]) >= abs(array.strides[1]):
+        return empty(cnp.PyArray_NDIM(array), cnp.PyArray_DIMS(array), dtype, NULL)
+    shape[0], shape[1] = array.shape[1], array.shape[0]
+    return cnp.PyArray_Transpose(empty(2, shape, dtype, NULL), NULL)
 
 
 cdef bint fits(object array, int dtype, int ndim, int64_t rows, int64_t columns):
@@ -682,14 +748,13 @@ cdef Recurrence recurrence_of(int cell, w_ih, w_hh, w_hr, b_ih, b_hh, int activa
         if bias is not None and not (fits(bias, dtype, 1, rows, 0) and cnp.PyArray_ISCONTIGUOUS(<cnp.ndarray>bias)):
             return None
     part = Recurrence.__new__(Recurrence)
-    part._open(cell, w_ih, w_hh, w_hr, b_ih, b_hh, hidden, activation, reset_after)
-    part.reverse = reverse
+    part._open(cell, w_ih, w_hh, w_hr, b_ih, b_hh, hidden, activation, reset_after, reverse)
     return part
 
 
 def recurrences(int cell, params, tuple names, int directions, int64_t inputs, int64_t H, int64_t R,
                 int activation, bint reset_after):
-    """What `infer` takes, of a layer's params; None if they need a conversion or a refusal.
+    """What `walk` takes, of a layer's params; None if they need a conversion or a refusal.
 
     names has a tuple of keys (w_ih, w_hh, w_hr, b_ih, b_hh) for every layer and direction.
     """
@@ -715,20 +780,23 @@ def recurrences(int cell, params, tuple names, int directions, int64_t inputs, i
     return tuple(parts)
 
 
-def infer_arrays(int cell, x, w_ih, w_hh, w_hr, b_ih, b_hh, state, int activation, bint reset_after, bint reverse):
-    """`infer` of one layer in one direction, whose states have no axis of layers."""
+def walk_arrays(int cell, x, w_ih, w_hh, w_hr, b_ih, b_hh, state, int activation, bint reset_after, bint reverse,
+                bint keep):
+    """`walk` through one layer in one direction, whose states have no axis of layers."""
     cdef Recurrence part = recurrence_of(cell, w_ih, w_hh, w_hr, b_ih, b_hh, activation, reset_after, reverse)
-    return None if part is None else infer((part,), x, state, 1, False, False)
+    return None if part is None else walk((part,), x, state, 1, False, False, keep)
 
 
-def infer(tuple parts not None, x, state, int directions, bint stacked, bint batch_first):
-    """y and the last state of every row at its full length; None if an argument is not, as it is, what the core takes.
+def walk(tuple parts not None, x, state, int directions, bint stacked, bint batch_first, bint keep):
+    """y, the last state of every row at its full length and what backward needs; None if an argument is not, as it is,
+    what the core takes.
 
     This is the short way of a call: arrays are looked at and made here, with no Python object in between. What it does
     not know goes the long way, which converts or refuses.
 
     parts : a Recurrence for every layer and direction
     stacked : states have an axis for those in front
+    keep : whether what backward needs is returned: a Recurrence, its input and what its backward takes, of every part
     """
     cdef Recurrence part = parts[0]
     cdef bint has_c = part.cell == _c.CR_LSTM, batched
@@ -736,7 +804,9 @@ def infer(tuple parts not None, x, state, int directions, bint stacked, bint bat
     cdef int i, count = <int>len(parts)
     cdef int64_t R = part.width(), H = part.sequence.H, item = 4 if dtype == cnp.NPY_FLOAT32 else 8
     cdef object h_first = state, c_first = None
-    cdef cnp.ndarray series, before, y = None, h, c = None
+    cdef cnp.ndarray series, before, y = None, h, c = None, room
+    cdef list kept = [] if keep else None
+    cdef _c.cr_cache cache
     cdef _c.cr_sequence sequence
     cdef _c.cr_series source, target, tx, ty
     cdef _c.cr_state first, last
@@ -765,7 +835,7 @@ def infer(tuple parts not None, x, state, int directions, bint stacked, bint bat
     for i in range(count):
         part = parts[i]
         if i % directions == 0:
-            source, before = target, y  # kept alive while it is read
+            source, before = target, series if y is None else y  # kept alive while it is read
             y = new_array(True, T, batched, B, directions * R, dtype)
             target = walked(y, batched, False)
         sequence = part.sequence
@@ -777,12 +847,17 @@ def infer(tuple parts not None, x, state, int directions, bint stacked, bint bat
             ty.data, ty.time = <char *>ty.data + (T - 1) * ty.time * item, -ty.time
         first = _c.cr_state(part_of(h_first, i * B * R * item), part_of(c_first, i * B * H * item))
         last = _c.cr_state(part_of(h, i * B * R * item), part_of(c, i * B * H * item))
+        if keep:
+            room = part.new_room(T, B, False)
+            cache = part.cache_of(room)
+            kept.append((part, before, room))
         with nogil:
-            status = part.run(&sequence, &tx, &first, &ty, &last, NULL)
+            status = part.run(&sequence, &tx, &first, &ty, &last, &cache if keep else NULL)
         check(status)
     if batched and batch_first:
         y = cnp.PyArray_SwapAxes(y, 0, 1)
-    return y, (h, c) if has_c else h
+    last_state = (h, c) if has_c else h
+    return (y, last_state, kept) if keep else (y, last_state)
 
 
 cdef cnp.ndarray new_array(bint has_first, int64_t first, bint has_second, int64_t second, int64_t third, int dtype):

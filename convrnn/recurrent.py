@@ -143,88 +143,72 @@ def in_order(series: np.ndarray, lengths: np.ndarray | None, reverse: bool) -> n
 class Cache:
     """What one direction of one layer keeps for backward: every step's h, c and gates, and the operands."""
 
-    __slots__ = ("_arrays", "_core", "batched", "cell", "lengths", "reverse", "shape", "weights", "x")
+    __slots__ = ("_room", "batched", "cell", "core", "lengths", "shape", "x")
 
-    def __init__(self, cell: Cell, weights: Weights, core: _core.Recurrence, x: np.ndarray,
-                 lengths: np.ndarray | None, reverse: bool, batched: bool, hidden: int) -> None:
-        self.cell, self.weights, self._core = cell, weights, core
-        self.x, self.lengths, self.reverse, self.batched = x, lengths, reverse, batched
-        steps, batch = x.shape[:2]
-        self.shape = (steps, batch, weights.width)
-        new = np.empty if lengths is None else np.zeros  # steps past a row's end are zero
-        has_extra = cell is GRU or weights.w_hr is not None
-        self._arrays: tuple[Any, ...] = (
-            new((steps + 1, batch, weights.width), x.dtype),
-            new((steps + 1, batch, hidden), x.dtype) if cell.has_c else None,
-            new((steps, batch, cell.gates * hidden), x.dtype),
-            new((steps, batch, hidden), x.dtype) if has_extra else None)
+    def __init__(self, cell: Cell, core: _core.Recurrence, x: np.ndarray, lengths: np.ndarray | None, batched: bool,
+                 room: np.ndarray) -> None:
+        self.cell, self.core, self._room = cell, core, room
+        self.x, self.lengths, self.batched = x, lengths, batched  # x (T, B, I), in the order of processing
+        self.shape = (*x.shape[:2], core.R)
 
     @property
     def h(self) -> np.ndarray:
         """(T, B, R): the state after every step; zero past a row's end."""
-        return self._in_time(self._arrays[0][1:])
+        return self._in_time(self.core.series_in(self._room)[0][1:])
 
     @property
     def c(self) -> np.ndarray | None:
         """(T, B, H): the cell after every step of an LSTM."""
-        return self._in_time(self._arrays[1][1:]) if self.cell.has_c else None
+        cells = self.core.series_in(self._room)[1]
+        return cells if cells is None else self._in_time(cells[1:])
 
     @property
     def gates(self) -> np.ndarray:
         """(T, B, G*H): the gates of every step, after their activations."""
-        return self._in_time(self._arrays[2])
+        return self._in_time(self.core.series_in(self._room)[2])
 
     def _in_time(self, series: np.ndarray) -> np.ndarray:
-        series = in_order(series, self.lengths, self.reverse)
+        series = in_order(series, self.lengths, self.core.reverse)
         return series if self.batched else series[:, 0]
 
 
-def run_forward(cell: Cell, x: np.ndarray, weights: Weights, hidden: int, state: Arrays, options: Options,
-                lengths: np.ndarray | None, keep: bool, batched: bool = True,
-                y: np.ndarray | None = None,
-                core: _core.Recurrence | None = None) -> tuple[np.ndarray, Arrays, Cache | None]:
-    """y (T, B, R), the last state and, if keep, the cache; operands are checked.
+def new_core(cell: Cell, weights: Weights, hidden: int, options: Options) -> _core.Recurrence:
+    """Checked weights as the core takes them."""
+    return _core.Recurrence(_core.CELLS[cell.name], *weights, hidden, _core.ACTIVATIONS[options.activation],
+                            options.reset_after, options.reverse)
 
-    y may be given, contiguous along R, and the weights as the core takes them, prepared for instance.
-    """
-    if core is None:
-        core = _core.Recurrence(_core.CELLS[cell.name], *weights, hidden, _core.ACTIVATIONS[options.activation],
-                                options.reset_after)
-    steps, batch = x.shape[:2]
-    x = in_order(x, lengths, options.reverse)
-    cache = Cache(cell, weights, core, x, lengths, options.reverse, batched, hidden) if keep else None
-    if y is None:
-        y = np.empty((steps, batch, weights.width), x.dtype)
+
+def new_state(cell: Cell, shapes: Shapes, dtype: np.dtype) -> Arrays:
+    """(h, c), not filled in; None for what is not there."""
+    return np.empty(shapes[0], dtype), np.empty(shapes[1], dtype) if cell.has_c else None
+
+
+def run_forward(cell: Cell, core: _core.Recurrence, x: np.ndarray, state: Arrays, lengths: np.ndarray | None,
+                y: np.ndarray, last: Arrays, keep: bool, batched: bool) -> Cache | None:
+    """Fills y (T, B, R), contiguous along R, and the last state; the cache, if keep. Operands are checked."""
+    x = in_order(x, lengths, core.reverse)
     target = y
-    if options.reverse:
+    if core.reverse:
         target = y[::-1] if lengths is None else np.empty(y.shape, x.dtype)
-    h = np.empty((batch, weights.width), x.dtype)
-    c = np.empty((batch, hidden), x.dtype) if cell.has_c else None
-    core.forward(x, lengths, state[0], state[1], target, h, c, None if cache is None else cache._arrays)
-    if options.reverse and lengths is not None:
+    room = core.forward(x, lengths, state[0], state[1], target, last[0], last[1], keep)
+    if core.reverse and lengths is not None:
         y[...] = in_order(target, lengths, True)
-    return y, (h, c), cache
+    return None if room is None else Cache(cell, core, x, lengths, batched, room)
 
 
-def run_backward(cache: Cache, dy: np.ndarray, dstate: Arrays, truncate: int,
-                 dh: np.ndarray | None = None) -> tuple[np.ndarray, dict[str, np.ndarray | None], Arrays]:
-    """dx (T, B, I), the weights' gradients by name and the first state's; dh (T, B, R) takes that at every h."""
-    weights, lengths, reverse = cache.weights, cache.lengths, cache.reverse
-    dy = in_order(dy, lengths, reverse)
+def run_backward(cache: Cache, dy: np.ndarray, dlast: Arrays, truncate: int, dstate: Arrays, dh: np.ndarray | None,
+                 needs_dx: bool) -> tuple[Any, Arrays]:
+    """dx (T, B, I) and the gradients of the weights; fills the first state's and, at every h, dh (T, B, R)."""
+    core, lengths = cache.core, cache.lengths
+    dy = in_order(dy, lengths, core.reverse)
     if dy.strides[-1] != dy.itemsize:
         dy = np.ascontiguousarray(dy)
-    dx = np.empty(cache.x.shape, cache.x.dtype)
-    grads = {name: None if array is None else np.empty_like(array)
-             for name, array in zip(Weights._fields, weights, strict=True)}
-    batch = dy.shape[1]
-    dh_first = np.empty((batch, weights.width), dx.dtype)
-    dc_first = np.empty((batch, cache._arrays[1].shape[-1]), dx.dtype) if cache.cell.has_c else None
-    every = None if dh is None else np.zeros(cache.shape, dx.dtype)
-    cache._core.backward(cache.x, lengths, cache._arrays, dy, dstate[0], dstate[1], truncate, dx, tuple(grads.values()),
-                         dh_first, dc_first, every)
+    every = None if dh is None else np.zeros(cache.shape, dy.dtype)
+    dx, grads = core.backward(cache.x, lengths, cache._room, dy, dlast[0], dlast[1], truncate, needs_dx, dstate[0],
+                              dstate[1], every)
     if dh is not None and every is not None:
-        dh[...] = in_order(every, lengths, reverse)
-    return in_order(dx, lengths, reverse), grads, (dh_first, dc_first)
+        dh[...] = in_order(every, lengths, core.reverse)
+    return dx if dx is None else in_order(dx, lengths, core.reverse), grads
 
 
 # ---------------------------------------------------------------------------------------------------- array functions
@@ -233,11 +217,15 @@ def run_backward(cache: Cache, dy: np.ndarray, dstate: Arrays, truncate: int,
 def _forward(cell: Cell, x: ArrayLike, w_ih: ArrayLike, w_hh: ArrayLike, w_hr: ArrayLike | None,
              b_ih: ArrayLike | None, b_hh: ArrayLike | None, state: State, lengths: ArrayLike | None,
              options: Options, return_cache: bool) -> tuple[Any, ...]:
-    if lengths is None and not return_cache:
-        result = _core.infer_arrays(_core.CELLS[cell.name], x, w_ih, w_hh, w_hr, b_ih, b_hh, state,
-                                    _core.ACTIVATIONS[options.activation], options.reset_after, options.reverse)
-        if result is not None:
-            return result
+    if lengths is None:
+        walked = _core.walk_arrays(_core.CELLS[cell.name], x, w_ih, w_hh, w_hr, b_ih, b_hh, state,
+                                   _core.ACTIVATIONS[options.activation], options.reset_after, options.reverse,
+                                   return_cache)
+        if walked is not None:
+            if not return_cache:
+                return walked
+            y, last, (kept,) = walked
+            return y, last, kept_cache(cell, *kept, batch_first=False)
     x = as_array("x", x)
     weights, hidden = checked_weights(cell, w_ih, w_hh, w_hr, b_ih, b_hh, x.dtype)
     if x.ndim not in (2, 3) or x.shape[-1] != weights.w_ih.shape[1]:
@@ -248,12 +236,25 @@ def _forward(cell: Cell, x: ArrayLike, w_ih: ArrayLike, w_hh: ArrayLike, w_hr: A
     if not batched:
         x = x[:, None]
         first = tuple(part if part is None else part[None] for part in first)
-    lengths = checked_lengths(lengths, x.shape[0], x.shape[1])
-    y, last, cache = run_forward(cell, x, weights, hidden, first, options, lengths, return_cache, batched)
+    steps, batch = x.shape[:2]
+    y = np.empty((steps, batch, weights.width), x.dtype)
+    last = new_state(cell, ((batch, weights.width), (batch, hidden)), x.dtype)
+    cache = run_forward(cell, new_core(cell, weights, hidden, options), x, first,
+                        checked_lengths(lengths, steps, batch), y, last, return_cache, batched)
     if not batched:
         y, last = y[:, 0], tuple(part if part is None else part[0] for part in last)
     result = y, last if cell.has_c else last[0]
     return (*result, cache) if return_cache else result
+
+
+def kept_cache(cell: Cell, core: _core.Recurrence, x: np.ndarray, room: np.ndarray, *, batch_first: bool) -> Cache:
+    """The cache of what `_core.walk` has kept."""
+    batched = x.ndim == 3
+    if not batched:
+        x = x[:, None]
+    elif batch_first:
+        x = x.swapaxes(0, 1)
+    return Cache(cell, core, in_order(x, None, core.reverse), None, batched, room)
 
 
 def _backward(cell: Cell, dy: ArrayLike, cache: Cache, dstate: State, truncate: int | None,
@@ -266,20 +267,21 @@ def _backward(cell: Cell, dy: ArrayLike, cache: Cache, dstate: State, truncate: 
     dy = as_array("dy", dy, dtype)
     if dy.shape != shape:
         raise ValueError(f"dy must have the shape of y, {shape}, got {dy.shape}")
-    hidden = cache.weights.w_hh.shape[0] // cell.gates
-    shapes = tuple((batch, size) if cache.batched else (size,) for size in (width, hidden))
+    widths = (width, cache.core.H)
+    shapes = tuple((batch, size) if cache.batched else (size,) for size in widths)
     last = checked_state("dstate", cell, dstate, shapes, dtype)
     truncate = 0 if truncate is None else integer("truncate", truncate, 1)
     if not cache.batched:
         dy, last = dy[:, None], tuple(part if part is None else part[None] for part in last)
+    first = new_state(cell, tuple((batch, size) for size in widths), dtype)
     dh = np.empty(cache.shape, dtype) if return_hidden_gradients else None
-    dx, grads, first = run_backward(cache, dy, last, truncate, dh)
+    dx, grads = run_backward(cache, dy, last, truncate, first, dh, True)
     if not cache.batched:
         dx, first = dx[:, 0], tuple(part if part is None else part[0] for part in first)
         dh = dh if dh is None else dh[:, 0]
-    if cache.weights.w_hr is None:
-        del grads["w_hr"]
-    named = {"x": dx, **grads, "state": first if cell.has_c else first[0]}
+    named = {"x": dx, **dict(zip(Weights._fields, grads, strict=True)), "state": first if cell.has_c else first[0]}
+    if cache.core.parameters[2] is None:
+        del named["w_hr"]
     return (named, dh) if return_hidden_gradients else named
 
 

@@ -68,6 +68,9 @@ class _Recurrent(Layer):
         self._names = tuple(tuple(_key(stem, layer, direction) for stem in _STEMS)
                             for layer in range(self.num_layers) for direction in range(self._directions))
         self.params = self._initial_params(boolean("bias", bias), real_dtype("dtype", dtype), generator("rng", rng))
+        # What a cache has in common with the layer that `backward` takes it to.
+        self._build = (self.input_size, self.hidden_size, self.proj_size,
+                       "batch first" if self.batch_first else "time first", *self.params)
 
     def _initial_params(self, bias: bool, dtype: np.dtype, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """PyTorch's default start: all uniform within 1/sqrt(H) on both sides of zero."""
@@ -91,12 +94,6 @@ class _Recurrent(Layer):
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
-    @property
-    def _build(self) -> tuple[Any, ...]:
-        """What a cache has in common with the layer that `backward` takes it to."""
-        return (self.input_size, self.hidden_size, self.proj_size, "batch first" if self.batch_first else "time first",
-                *self.params)
-
     def __call__(  # type: ignore[override]
         self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None
     ) -> tuple[Any, ...]:
@@ -117,19 +114,26 @@ class _Recurrent(Layer):
         state
             The states after each row's last step, like `state`.
         """
-        if lengths is None:
-            parts = self._parts()
-            result = None if parts is None else _core.infer(parts, x, state, self._directions, True, self.batch_first)
+        parts = self._parts()
+        if lengths is None and parts is not None:
+            result = _core.walk(parts, x, state, self._directions, True, self.batch_first, False)
             if result is not None:
                 return result
-        y, last, _ = self._run(x, state, lengths, keep=False)
-        return y, last
+        return self._run(x, state, lengths, parts, keep=False)[:2]
 
     def forward(
         self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None
     ) -> tuple[Any, ...]:
         """Training: y, the last state and the cache, whose h, c and gates hold every step of every layer."""
-        return self._run(x, state, lengths, keep=True)
+        parts = self._parts()
+        if lengths is None and parts is not None:
+            result = _core.walk(parts, x, state, self._directions, True, self.batch_first, True)
+            if result is not None:
+                y, last, kept = result
+                caches = [recurrent.kept_cache(self._cell, *part, batch_first=self.batch_first and i < self._directions)
+                          for i, part in enumerate(kept)]
+                return y, last, self._sequence_cache(caches, y)
+        return self._run(x, state, lengths, parts, keep=True)
 
     def backward(
         self, dy: ArrayLike, cache: SequenceCache, dstate: State = None, *, truncate: int | None = None,
@@ -172,31 +176,28 @@ class _Recurrent(Layer):
             raise ValueError(f"dy must have the shape of y, {cache.shape}, got {dy.shape}")
         dlast = recurrent.checked_state("dstate", self._cell, dstate, cache.state_shapes, dtype)
         truncate = 0 if truncate is None else integer("truncate", truncate, 1)
-        series = self._open(dy)
+        series: Any = self._open(dy)
         hidden_gradients = None
         if return_hidden_gradients:
             hidden_gradients = np.empty((len(cache.parts), *first.shape), dtype)
-        dstate0 = self._first_state(cache, dtype)
-        grads: dict[str, np.ndarray] = {}
+        dstate0 = recurrent.new_state(self._cell, cache.state_shapes, dtype)
+        grads: dict[str, Any] = dict.fromkeys(self.params)  # in their order
         for layer in reversed(range(self.num_layers)):
             dx: Any = None
             for direction in range(self._directions):
                 part = layer * self._directions + direction
                 share = series[:, :, direction * self._width:(direction + 1) * self._width]
-                into = None if hidden_gradients is None else hidden_gradients[part]
-                end = self._part_of(dlast, part, first.batched)
-                dx_part, by_name, start = recurrent.run_backward(cache.parts[part], share, end, truncate, into)
+                dx_part, arrays = recurrent.run_backward(
+                    cache.parts[part], share, self._part_of(dlast, part, first.batched), truncate,
+                    self._part_of(dstate0, part, first.batched),
+                    None if hidden_gradients is None else hidden_gradients[part], needs_dx or layer > 0)
                 dx = dx_part if dx is None else dx + dx_part
-                for array, value in zip(dstate0, start, strict=True):
+                for name, array in zip(self._names[part], arrays, strict=True):
                     if array is not None:
-                        array[part] = value
-                grads |= {name: value for name, value in zip(self._names[part], by_name.values(), strict=True)
-                          if value is not None}
+                        grads[name] = array
             series = dx
-        grads = {name: grads[name] for name in self.params}
-        if not first.batched:
-            dstate0 = tuple(array if array is None else array[:, 0] for array in dstate0)
-            hidden_gradients = hidden_gradients if hidden_gradients is None else hidden_gradients[:, :, 0]
+        if hidden_gradients is not None and not first.batched:
+            hidden_gradients = hidden_gradients[:, :, 0]
         result = (self._close(series, first.batched) if needs_dx else None,
                   dstate0 if self._cell.has_c else dstate0[0], grads)
         return (*result, hidden_gradients) if return_hidden_gradients else result
@@ -225,8 +226,8 @@ class _Recurrent(Layer):
 
     # ---- below: one call as the walks of `recurrent`
 
-    def _run(self, x: ArrayLike, state: State, lengths: ArrayLike | None, *, keep: bool,
-             prepared: tuple[_core.Recurrence, ...] | None = None) -> tuple[Any, Any, Any]:
+    def _run(self, x: ArrayLike, state: State, lengths: ArrayLike | None,
+             parts: tuple[_core.Recurrence, ...] | None, *, keep: bool) -> tuple[Any, Any, Any]:
         dtype = self.params["weight_ih_l0"].dtype
         x = as_array("x", x, dtype)
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
@@ -235,53 +236,46 @@ class _Recurrent(Layer):
         batched = x.ndim == 3
         x = self._open(x)
         steps, batch = x.shape[:2]
-        states = self.num_layers * self._directions
-        shapes = tuple((states, batch, width) if batched else (states, width)
-                       for width in (self._width, self.hidden_size))
+        shapes = self._state_shapes(batch if batched else None)
         first = recurrent.checked_state("state", self._cell, state, shapes, dtype)
         lengths = recurrent.checked_lengths(lengths, steps, batch)
-        last = tuple(np.empty((states, batch, width), dtype) for width in (self._width, self.hidden_size))
+        last = recurrent.new_state(self._cell, shapes, dtype)
         caches: list[Any] = []
-        parts = self._parts() if prepared is None else prepared
         for layer in range(self.num_layers):
             y = np.empty((steps, batch, self._directions * self._width), dtype)
             for direction in range(self._directions):
                 part = layer * self._directions + direction
-                weights = self._weights(part, dtype, fit=parts is not None)
-                options = self._options._replace(reverse=True) if direction else self._options
-                _, end, cache = recurrent.run_forward(
-                    self._cell, x, weights, self.hidden_size, self._part_of(first, part, batched), options, lengths,
-                    keep, batched, y[:, :, direction * self._width:(direction + 1) * self._width],
-                    None if parts is None else parts[part])
-                caches.append(cache)
-                for array, value in zip(last, end, strict=True):
-                    if value is not None:
-                        array[part] = value
+                core = self._checked_part(part, dtype) if parts is None else parts[part]
+                caches.append(recurrent.run_forward(
+                    self._cell, core, x, self._part_of(first, part, batched), lengths,
+                    y[:, :, direction * self._width:(direction + 1) * self._width],
+                    self._part_of(last, part, batched), keep, batched))
             x = y
-        if not batched:
-            last = tuple(array[:, 0] for array in last)
         y = self._close(x, batched)
-        kept = SequenceCache(caches, y.shape, shapes, self._build) if keep else None
-        return y, last if self._cell.has_c else last[0], kept
+        return y, last if self._cell.has_c else last[0], self._sequence_cache(caches, y) if keep else None
 
-    def _weights(self, part: int, dtype: np.dtype, *, fit: bool) -> recurrent.Weights:
+    def _checked_part(self, part: int, dtype: np.dtype) -> _core.Recurrence:
         """The parameters of one layer and direction: params is a dict, and what is put there may not fit."""
         arrays: list[Any] = [self.params.get(name) for name in self._names[part]]
-        weights = recurrent.Weights(*arrays)
-        if fit:
-            return weights
-        weights, hidden = recurrent.checked_weights(self._cell, *weights, dtype)
+        weights, hidden = recurrent.checked_weights(self._cell, *recurrent.Weights(*arrays), dtype)
         layer = part // self._directions
         inputs = self._width * self._directions if layer else self.input_size
         if hidden != self.hidden_size or weights.w_ih.shape[1] != inputs or weights.width != self._width:
             raise ValueError(f"params of layer {layer} must be for {inputs} inputs, {self.hidden_size} hidden units "
                              f"and a state of {self._width}, got {weights.w_ih.shape[1]}, {hidden} and {weights.width}")
-        return weights
+        options = self._options._replace(reverse=part % self._directions == 1)
+        return recurrent.new_core(self._cell, weights, hidden, options)
 
-    def _first_state(self, cache: SequenceCache, dtype: np.dtype) -> Arrays:
-        batch = cache.parts[0].shape[1]
-        return tuple(np.empty((len(cache.parts), batch, width), dtype) if present else None
-                     for width, present in ((self._width, True), (self.hidden_size, self._cell.has_c)))
+    def _state_shapes(self, batch: int | None) -> Shapes:
+        """Of h and c, of all layers and directions; without a batch if that is None."""
+        states = self.num_layers * self._directions
+        return tuple((states, width) if batch is None else (states, batch, width)
+                     for width in (self._width, self.hidden_size))
+
+    def _sequence_cache(self, caches: list[Cache], y: np.ndarray) -> SequenceCache:
+        first = caches[0]
+        return SequenceCache(caches, y.shape, self._state_shapes(first.shape[1] if first.batched else None),
+                             self._build)
 
     @staticmethod
     def _part_of(state: Arrays, part: int, batched: bool) -> Arrays:
@@ -316,11 +310,10 @@ class FrozenRecurrent(Frozen):
     def __call__(self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None) -> Any:
         """The output that the layers had when they were frozen."""
         if lengths is None and self._parts is not None:
-            result = _core.infer(self._parts, x, state, self._directions, True, self._batch_first)
+            result = _core.walk(self._parts, x, state, self._directions, True, self._batch_first, False)
             if result is not None:
                 return result
-        y, last, _ = self._layer._run(x, state, lengths, keep=False, prepared=self._parts)
-        return y, last
+        return self._layer._run(x, state, lengths, self._parts, keep=False)[:2]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._layer,)
