@@ -227,6 +227,12 @@ static void run_rows(const struct cr_weights_walk *walk, int64_t row, int64_t ro
 {
     const struct cr_weights_plan *plan = walk->plan;
     const struct cr_axis *width = &plan->axis[2];
+    if (plan->joined == 1 && walk->run_pixels == walk->column_end - walk->column) { /* the tap sees every column */
+        const struct cr_weights_piece all = {.row = row, .row_end = row_end, .column = walk->column,
+                                             .pixels = walk->run_pixels, .source = walk->run_source};
+        run_piece(walk, &all, !first);
+        return;
+    }
     const int64_t C = plan->row_channels, source_step = cr_axis_source_step(width);
     const int64_t low = plan->joined > 1 ? row / C : 0, high = plan->joined > 1 ? (row_end - 1) / C : 0;
     struct cr_weights_piece inner = {.column = walk->column};
