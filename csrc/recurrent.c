@@ -121,14 +121,18 @@ static void run_phase(void *context, int part, int parts)
     struct cr_share share = phase->share;
     share.part = part;
     share.parts = parts;
-    if (parts > 1) share.room = part;
+    share.room = part;
     phase->r->phase[phase->number](phase->r, &share);
 }
 
 void cr_recurrent_step(const struct cr_recurrence *r, int64_t t, int64_t row, int64_t m, int room)
 {
     struct phase phase = {.r = r, .share = {t, row, m, 0, 1, room}};
-    for (; phase.number < r->phases; phase.number++) cr_parallel(r->by_columns ? r->parts : 1, run_phase, &phase);
+    for (; phase.number < r->phases; phase.number++)
+        if (r->by_columns)
+            cr_parallel(r->parts, run_phase, &phase);
+        else
+            r->phase[phase.number](r, &phase.share);
 }
 
 /* ---- the rows of many steps at once ---- */

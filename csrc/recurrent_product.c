@@ -141,12 +141,10 @@ void cr_product(const struct cr_product *product, int64_t first, int64_t end, in
     int64_t inside = first ? first % width : 0, panel = first ? first / width * panels->next : 0;
     for (int64_t j = first; j < end; j += tile.n, inside += tile.n) {
         for (; inside >= width; inside -= width) panel += panels->next;
+        const int64_t at = in_turn ? room * panels->next : panel + inside * b->column;
+        void *const columns = cr_at(panels->data, at, size);
         tile.n = (int)cr_smaller(inside ? width - inside : most, end - j);
-        if (in_turn) {
-            void *const panel_room = cr_at(panels->data, room * panels->next, size);
-            pack_columns(b, &b->unpacked, j, j + tile.n, panel_room);
-            run_rows(product, &tile, j, panel_room);
-        } else
-            run_rows(product, &tile, j, cr_at(panels->data, panel + inside * b->column, size));
+        if (in_turn) pack_columns(b, &b->unpacked, j, j + tile.n, columns);
+        run_rows(product, &tile, j, columns);
     }
 }
