@@ -114,11 +114,16 @@ static void run_tile(const struct cr_weights_walk *walk, const struct cr_weights
         .a_row = plan->a_row,
         .a_k = a.pixel,
         .b_k = b.pixel,
+        .b_n = 1,
+        .b_gap = 0,
         .c_row = plan->dw_row,
         .c_column = plan->dw_column,
         .m = (int)(piece->row_end - piece->row),
         .n = (int)walk->channels,
         .accumulate = accumulate,
+        .activation = CR_IDENTITY,
+        .bias_row = NULL,
+        .bias_column = NULL,
     };
     join_steps(walk, &tile, &first);
     if (tile.k * tile.batch > FEW_TERMS) prefetch_c(&tile, plan->kernels);

@@ -84,8 +84,9 @@ void cr_recurrent_product(const struct cr_recurrence *r, int number, const struc
                           int64_t a_row, void *c, int64_t c_row, int accumulate, const void *bias)
 {
     struct cr_product product = {
-        .rows = {.outer = 1, .inner = share->m, .a_inner = a_row, .a_k = 1, .c_inner = c_row,
-                 .c_column = 1},
+        .b = &r->operand[number],
+        .rows = {.outer = 1, .inner = share->m, .a_outer = 0, .a_inner = a_row, .a_k = 1, .c_outer = 0,
+                 .c_inner = c_row, .c_column = 1},
         .a = a,
         .c = c,
         .accumulate = accumulate,

@@ -127,9 +127,14 @@ void cr_product(const struct cr_product *product, int64_t first, int64_t end, in
     const int in_turn = b->unpacked.data != NULL;
     const int64_t most =
         b->column == 1 && !in_turn ? cr_columns(b->kernels, product->rows.inner) : width;
+    /* Every member: those that are not named gcc clears with an instruction that takes 30 cycles. */
     struct cr_tile tile = {
+        .a = NULL,
+        .b = NULL,
+        .c = NULL,
         .steps = &step,
         .batch = 1,
+        .k = 0,
         .a_row = product->rows.a_inner,
         .a_k = product->rows.a_k,
         .b_k = panels->row,
@@ -137,6 +142,12 @@ void cr_product(const struct cr_product *product, int64_t first, int64_t end, in
         .b_gap = panels->next - width,
         .c_row = product->rows.c_inner,
         .c_column = product->rows.c_column,
+        .m = 0,
+        .n = 0,
+        .accumulate = 0,
+        .activation = CR_IDENTITY,
+        .bias_row = NULL,
+        .bias_column = NULL,
     };
     int64_t inside = first ? first % width : 0, panel = first ? first / width * panels->next : 0;
     for (int64_t j = first; j < end; j += tile.n, inside += tile.n) {
