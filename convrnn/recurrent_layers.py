@@ -65,6 +65,7 @@ class _Recurrent(Layer):
         self.batch_first = boolean("batch_first", batch_first)
         self._options = options
         self._width = self.proj_size or self.hidden_size
+        self._directions = 2 if self.bidirectional else 1
         self._names = tuple(tuple(_key(stem, layer, direction) for stem in _STEMS)
                             for layer in range(self.num_layers) for direction in range(self._directions))
         self.params = self._initial_params(boolean("bias", bias), real_dtype("dtype", dtype), generator("rng", rng))
@@ -89,10 +90,6 @@ class _Recurrent(Layer):
                     value = rng.uniform(-bound, bound, shape)
                     params[_key(name, layer, direction)] = _streamable(value.astype(dtype))
         return params
-
-    @property
-    def _directions(self) -> int:
-        return 2 if self.bidirectional else 1
 
     def __call__(  # type: ignore[override]
         self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None
@@ -132,7 +129,7 @@ class _Recurrent(Layer):
                 y, last, kept = result
                 caches = [recurrent.kept_cache(self._cell, *part, batch_first=self.batch_first and i < self._directions)
                           for i, part in enumerate(kept)]
-                return y, last, self._sequence_cache(caches, y)
+                return y, last, self._sequence_cache(caches, y, last if self._cell.has_c else (last,))
         return self._run(x, state, lengths, parts, keep=True)
 
     def backward(
@@ -186,7 +183,9 @@ class _Recurrent(Layer):
             dx: Any = None
             for direction in range(self._directions):
                 part = layer * self._directions + direction
-                share = series[:, :, direction * self._width:(direction + 1) * self._width]
+                share = series
+                if self._directions > 1:
+                    share = series[:, :, direction * self._width:(direction + 1) * self._width]
                 dx_part, arrays = recurrent.run_backward(
                     cache.parts[part], share, self._part_of(dlast, part, first.batched), truncate,
                     self._part_of(dstate0, part, first.batched),
@@ -236,7 +235,9 @@ class _Recurrent(Layer):
         batched = x.ndim == 3
         x = self._open(x)
         steps, batch = x.shape[:2]
-        shapes = self._state_shapes(batch if batched else None)
+        states = self.num_layers * self._directions
+        shapes = tuple((states, batch, width) if batched else (states, width)
+                       for width in (self._width, self.hidden_size))
         first = recurrent.checked_state("state", self._cell, state, shapes, dtype)
         lengths = recurrent.checked_lengths(lengths, steps, batch)
         last = recurrent.new_state(self._cell, shapes, dtype)
@@ -252,7 +253,8 @@ class _Recurrent(Layer):
                     self._part_of(last, part, batched), keep, batched))
             x = y
         y = self._close(x, batched)
-        return y, last if self._cell.has_c else last[0], self._sequence_cache(caches, y) if keep else None
+        cache = self._sequence_cache(caches, y, last) if keep else None
+        return y, last if self._cell.has_c else last[0], cache
 
     def _checked_part(self, part: int, dtype: np.dtype) -> _core.Recurrence:
         """The parameters of one layer and direction: params is a dict, and what is put there may not fit."""
@@ -266,21 +268,16 @@ class _Recurrent(Layer):
         options = self._options._replace(reverse=part % self._directions == 1)
         return recurrent.new_core(self._cell, weights, hidden, options)
 
-    def _state_shapes(self, batch: int | None) -> Shapes:
-        """Of h and c, of all layers and directions; without a batch if that is None."""
-        states = self.num_layers * self._directions
-        return tuple((states, width) if batch is None else (states, batch, width)
-                     for width in (self._width, self.hidden_size))
-
-    def _sequence_cache(self, caches: list[Cache], y: np.ndarray) -> SequenceCache:
-        first = caches[0]
-        return SequenceCache(caches, y.shape, self._state_shapes(first.shape[1] if first.batched else None),
-                             self._build)
+    def _sequence_cache(self, caches: list[Cache], y: np.ndarray, last: Arrays) -> SequenceCache:
+        shapes = tuple(part.shape for part in last if part is not None)
+        return SequenceCache(caches, y.shape, shapes, self._build)
 
     @staticmethod
     def _part_of(state: Arrays, part: int, batched: bool) -> Arrays:
         """(h, c) of one layer and direction, (B, H) each."""
-        return tuple(array if array is None else array[part] if batched else array[part][None] for array in state)
+        rows = part if batched else slice(part, part + 1)
+        h, c = state
+        return h if h is None else h[rows], c if c is None else c[rows]
 
     def _open(self, series: np.ndarray) -> np.ndarray:
         """(T, B, ..) of an array as the user has it."""
