@@ -14,6 +14,13 @@ SHAPES = [text for kind in KINDS for text in shapes_of(kind)]
 SHAPES += [f"rnn_t5b3i4h{size}_{name}" for name in ACTIVATIONS[1:] for size in (5, 16, 33)]
 SHAPES += [f"rnn_t6b3i4h5_{name}_l6,0,4_reverse_k4" for name in ACTIVATIONS[1:]]
 SHAPES += [f"lstm_t3b2i3h9_p{width}" for width in (1, 2, 7, 8, 9, 15, 16, 17, 33)]  # wider than h, too
+# Backward, more steps than are gone through at a time in either dtype, cut where a truncation, a row's end or neither is;
+# and more rows than the gradients of weights add up at once.
+for kind in KINDS:
+    steps = 3200 if kind == "rnn" else 800
+    ends = ",".join(str(row * steps // 16) for row in (16, 3, 0, 9, 14, 1, 16, 5, 12, 2, 7, 15, 4, 10, 6, 13, 8, 11))
+    SHAPES += [of_kind(kind, f"t{steps}b18i2h5", f"l{ends}", "k9", "reverse"), of_kind(kind, f"t{steps // 20}b370i2h5")]
+SHAPES += ["gru_t15000i2h5_reverse"]
 
 
 @pytest.mark.parametrize("text", SHAPES)
