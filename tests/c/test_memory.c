@@ -192,6 +192,44 @@ static void recur_prepared(void)
     expect(cr_recurrent_prepare((enum cr_cell)3, &sequence, &weights, panels) == CR_INVALID_ARGUMENT, "no cell", 3, 0);
 }
 
+/* Backward through time: dx of any strides, or none; and blocks that come back when one is refused. */
+static void recur_backward(void)
+{
+    enum { T = 9, B = 5, H = 16, X = T * B * H, APART = 3 };
+    static double cache[4 * (T + 1) * B * H], y[X], dx[2][APART * X], dw[2][2 * H * H], db[2][2 * H];
+    const struct cr_sequence sequence = {.dtype = CR_FLOAT64, .T = T, .B = B, .inputs = H, .H = H,
+                                         .activation = CR_TANH};
+    const struct cr_weights weights = {.w_ih = {b, H, 1}, .w_hh = {b + H * H, H, 1}, .b_ih = bias, .b_hh = bias};
+    const struct cr_series x = {a, B * H, H, 1}, ty = {y, B * H, H, 1};
+    const struct cr_series tdx[] = {{dx[0], B * H, H, 1}, {dx[1], APART * H, APART * T * H, APART}, {NULL, 0, 0, 0}};
+    const struct cr_state none = {NULL, NULL};
+    const struct cr_cache kept = {.h = cache, .gates = cache + (T + 1) * B * H};
+    enum cr_status status = CR_OUT_OF_MEMORY;
+
+    budget = 100;
+    expect(cr_rnn_forward(&sequence, &x, &weights, &none, &ty, &none, &kept) == CR_OK, "forward", 12, 0);
+    memset(dx, 0, sizeof dx);
+    for (int i = 0; i < 3; i++) {
+        const struct cr_weights into = {.w_ih = {dw[i > 0], H, 1}, .w_hh = {dw[i > 0] + H * H, H, 1},
+                                        .b_ih = db[i > 0], .b_hh = db[i > 0] + H};
+        status = CR_OUT_OF_MEMORY;
+        for (int k = 0; k < 100 && status == CR_OUT_OF_MEMORY; k++) {
+            budget = k;
+            status = cr_rnn_backward(&sequence, &x, &weights, &kept, &ty, &none, 0, &tdx[i], &into, &none, NULL);
+            expect(live == 0, "blocks leaked", 12, k);
+        }
+        expect(status == CR_OK, "backward", 12, i);
+        expect(memcmp(db[i > 0], db[i > 0] + H, sizeof db[0] / 2) == 0, "b and b' have one gradient", 12, i);
+    }
+    expect(memcmp(dw[0], dw[1], sizeof dw[0]) == 0 && memcmp(db[0], db[1], sizeof db[0]) == 0, "other weights", 12, 0);
+    for (int64_t t = 0; t < T; t++)
+        for (int64_t row = 0; row < B; row++)
+            for (int64_t i = 0; i < H; i++) {
+                const double *at = dx[1] + APART * (t * H + row * T * H + i);
+                expect(at[0] == dx[0][t * B * H + row * H + i] && at[1] == 0 && at[2] == 0, "dx apart", 12, (int)t);
+            }
+}
+
 /* Every field of the geometry replaced by every value that it cannot have: a status and words, never a crash. */
 static void scan_bad_geometries(enum cr_algorithm algorithm)
 {
@@ -227,6 +265,7 @@ int main(void)
             }
     stream();
     recur_prepared();
+    recur_backward();
     sweep_algorithm(CR_DIRECT);
     sweep_algorithm(CR_WINOGRAD);
     cr_set_allocator(NULL, NULL);
