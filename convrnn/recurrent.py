@@ -143,13 +143,17 @@ def in_order(series: np.ndarray, lengths: np.ndarray | None, reverse: bool) -> n
 class Cache:
     """What one direction of one layer keeps for backward: every step's h, c and gates, and the operands."""
 
-    __slots__ = ("_room", "batched", "cell", "core", "lengths", "shape", "x")
+    __slots__ = ("_room", "batched", "cell", "core", "lengths", "x")
 
     def __init__(self, cell: Cell, core: _core.Recurrence, x: np.ndarray, lengths: np.ndarray | None, batched: bool,
                  room: np.ndarray) -> None:
         self.cell, self.core, self._room = cell, core, room
         self.x, self.lengths, self.batched = x, lengths, batched  # x (T, B, I), in the order of processing
-        self.shape = (*x.shape[:2], core.R)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(T, B, R), that of y."""
+        return (*self.x.shape[:2], self.core.R)
 
     @property
     def h(self) -> np.ndarray:
@@ -254,7 +258,7 @@ def kept_cache(cell: Cell, core: _core.Recurrence, x: np.ndarray, room: np.ndarr
         x = x[:, None]
     elif batch_first:
         x = x.swapaxes(0, 1)
-    return Cache(cell, core, in_order(x, None, core.reverse), None, batched, room)
+    return Cache(cell, core, x[::-1] if core.reverse else x, None, batched, room)
 
 
 def _backward(cell: Cell, dy: ArrayLike, cache: Cache, dstate: State, truncate: int | None,
@@ -262,8 +266,8 @@ def _backward(cell: Cell, dy: ArrayLike, cache: Cache, dstate: State, truncate: 
     if not isinstance(cache, Cache) or cache.cell is not cell:
         raise TypeError(f"cache must be that of {cell.name}(..., return_cache=True), got {type(cache).__name__}")
     dtype = cache.x.dtype
-    steps, batch, width = cache.shape
-    shape = cache.shape if cache.batched else (steps, width)
+    steps, batch, width = full = cache.shape
+    shape = full if cache.batched else (steps, width)
     dy = as_array("dy", dy, dtype)
     if dy.shape != shape:
         raise ValueError(f"dy must have the shape of y, {shape}, got {dy.shape}")
@@ -274,7 +278,7 @@ def _backward(cell: Cell, dy: ArrayLike, cache: Cache, dstate: State, truncate: 
     if not cache.batched:
         dy, last = dy[:, None], tuple(part if part is None else part[None] for part in last)
     first = new_state(cell, tuple((batch, size) for size in widths), dtype)
-    dh = np.empty(cache.shape, dtype) if return_hidden_gradients else None
+    dh = np.empty(full, dtype) if return_hidden_gradients else None
     dx, grads = run_backward(cache, dy, last, truncate, first, dh, True)
     if not cache.batched:
         dx, first = dx[:, 0], tuple(part if part is None else part[0] for part in first)

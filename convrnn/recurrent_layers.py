@@ -23,6 +23,8 @@ __all__ = ["GRU", "LSTM", "RNN"]
 class SequenceCache:
     """What forward keeps for backward: a cache for every layer and direction, in the order of the state."""
 
+    __slots__ = ("build", "parts", "shape", "state_shapes")
+
     def __init__(self, parts: list[Cache], shape: tuple[int, ...], state: Shapes, build: tuple[Any, ...]) -> None:
         self.parts = parts
         self.shape = shape  # of y
