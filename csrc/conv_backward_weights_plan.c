@@ -7,8 +7,8 @@
 enum { PACKED_X_BYTES = 1088 * 1024, BATCH_BYTES = 256 * 1024 };
 
 /* Of rows that lie in place, all panels of columns go over so much before the next: the gradient of 1,024 x 4,096
- * weights from 800 pixels takes 28.4 ms with it and 30.8 without, of 256 x 1,024 from 2,400 5.0 and 5.3. */
-enum { ROWS_BYTES = 512 * 1024 };
+ * weights from 800 pixels takes 29.3 ms with it and 30.4 without, of 1,024 x 1,024 6.7 and 6.9. */
+enum { ROWS_BYTES = 640 * 1024 };
 
 /* The most of x that is copied at a time: lines of 512 pixels and a kernel of 7 rows have 512 KiB, narrow groups of 4
  * channels, of a 3x3 kernel with a stride of 2, 1.2 MiB. */
