@@ -93,10 +93,10 @@ static enum cr_status open_arrays(struct cr_recurrence *r, const struct cr_cache
     return CR_OK;
 }
 
-/* [.., B, width], contiguous, from step r->first on. */
+/* data [.., B, width], contiguous, from slot `first` on; NULL if it is. */
 static struct cr_series steps_of(const struct cr_recurrence *r, char *data, int64_t first, int64_t width)
 {
-    return (struct cr_series){cr_row_of(r, data, first, 0, width), r->sequence->B * width, width, 1};
+    return (struct cr_series){data ? cr_row_of(r, data, first, 0, width) : NULL, r->sequence->B * width, width, 1};
 }
 
 /* A [.., B, channels] array as the image of a 1x1 convolution over (steps, B) pixels: of one row, over steps. */
