@@ -71,9 +71,6 @@ class _Recurrent(Layer):
         self._names = tuple(tuple(_key(stem, layer, direction) for stem in _STEMS)
                             for layer in range(self.num_layers) for direction in range(self._directions))
         self.params = self._initial_params(boolean("bias", bias), real_dtype("dtype", dtype), generator("rng", rng))
-        # What a cache has in common with the layer that `backward` takes it to.
-        self._build = (self.input_size, self.hidden_size, self.proj_size,
-                       "batch first" if self.batch_first else "time first", *self.params)
 
     def _initial_params(self, bias: bool, dtype: np.dtype, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """PyTorch's default start: all uniform within 1/sqrt(H) on both sides of zero."""
@@ -92,6 +89,12 @@ class _Recurrent(Layer):
                     value = rng.uniform(-bound, bound, shape)
                     params[_key(name, layer, direction)] = _streamable(value.astype(dtype))
         return params
+
+    @property
+    def _build(self) -> tuple[Any, ...]:
+        """What a cache has in common with the layer that `backward` takes it to."""
+        return (self.input_size, self.hidden_size, self.proj_size, "batch first" if self.batch_first else "time first",
+                *self.params)
 
     def __call__(  # type: ignore[override]
         self, x: ArrayLike, state: State = None, *, lengths: ArrayLike | None = None

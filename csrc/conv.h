@@ -138,6 +138,18 @@ CR_HIDDEN struct cr_planes cr_planes_of_class(const struct cr_kernels *kernels, 
 CR_HIDDEN struct cr_planes cr_planes_of_band(const struct cr_kernels *kernels, struct cr_planes planes, int64_t row,
                                              int64_t end);
 
+/* --------------------------------------------------------------------------------- gradients of weights ---- */
+
+/* Pixels of a block, which the gradient of weights adds into one accumulator. */
+enum { CR_WEIGHTS_PIXELS = 512 };
+
+/* As cr_conv_backward_weights, by the direct sum, and cr_conv_backward_bias, of a convolution that has passed
+ * cr_conv_check. accumulate, for kernels of one tap and one group: added to what is in dw and db. */
+CR_HIDDEN enum cr_status cr_conv_sum_weights(const struct cr_conv *conv, const struct cr_tensor *dy,
+                                             const struct cr_tensor *x, const struct cr_tensor *dw, int accumulate);
+CR_HIDDEN enum cr_status cr_conv_sum_bias(const struct cr_conv *conv, const struct cr_tensor *dy, void *db,
+                                          int accumulate);
+
 /* ------------------------------------------------------------------------------------------------ winograd ---- */
 
 /* Whether it can be taken: a 3x3 kernel, and what else convrnn.h says. */
@@ -154,16 +166,6 @@ CR_HIDDEN int64_t cr_winograd_outputs(int64_t height, int64_t width);
 /* As cr_gather, for a convolution of which cr_conv_choice says CR_WINOGRAD. prepared: what cr_winograd_prepare has
  * written; gather's w is not read then. NULL: w is evaluated in the call. */
 CR_HIDDEN enum cr_status cr_winograd(const struct cr_gather *gather, const void *prepared);
-
-/* Pixels of a block, which the gradient of weights adds into one accumulator. */
-enum { CR_WEIGHTS_PIXELS = 512 };
-
-/* As cr_conv_backward_weights, by the direct sum, and cr_conv_backward_bias, of a convolution that has passed
- * cr_conv_check. accumulate, for kernels of one tap and one group: added to what is in dw and db. */
-CR_HIDDEN enum cr_status cr_conv_sum_weights(const struct cr_conv *conv, const struct cr_tensor *dy,
-                                             const struct cr_tensor *x, const struct cr_tensor *dw, int accumulate);
-CR_HIDDEN enum cr_status cr_conv_sum_bias(const struct cr_conv *conv, const struct cr_tensor *dy, void *db,
-                                          int accumulate);
 
 /* As cr_conv_backward_weights, for a convolution of which cr_conv_weights_choice says CR_WINOGRAD. */
 CR_HIDDEN enum cr_status cr_winograd_weights(const struct cr_conv *conv, const struct cr_tensor *dy,

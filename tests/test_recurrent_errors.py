@@ -325,6 +325,16 @@ def test_cache_of_another_layer(make, options, other):
         layer.backward(y, cache)
 
 
+@pytest.mark.parametrize("make", LAYERS)
+def test_cache_of_a_layer_that_was_changed(make):
+    """Attributes are open to all: dy of the other order of axes would be read past its end."""
+    layer = make(3, 5)
+    y, _, cache = layer.forward(np.zeros((2, 50, 3), np.float32))
+    layer.batch_first = True
+    with refuses(ValueError, "cache", "batch first"):
+        layer.backward(y, cache)
+
+
 def test_cache_of_a_projection():
     layer, strange = cr.LSTM(3, 5, proj_size=2), cr.LSTM(3, 5)
     y, _, cache = strange.forward(np.zeros((4, 2, 3), np.float32))
